@@ -1,0 +1,169 @@
+//! Holds the arrows of ARCHITECTURE.md, "Which way dependencies point": which crate of ours may depend on
+//! which, and under which crate a third party's package may stand. It reads the manifests alone (`cargo
+//! metadata --no-deps`: no network, no resolution, a few milliseconds); what a third party drags in behind
+//! our backs is the matter of `deny.toml`, which sees the resolved graph.
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+
+/// Who may depend on whom, short names. A member of the workspace without a row is an error.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("core", &[]),
+    ("crypto", &["core"]),
+    ("proto", &[]),
+    ("store", &["core", "proto"]),
+    ("keytree", &["core", "crypto", "store"]),
+    ("bus", &["core", "proto", "crypto"]),
+    ("engine", &["core", "crypto", "store", "keytree", "bus", "proto"]),
+    ("runtime", &["core"]),
+    ("client", &["core", "proto"]),
+    ("downstream", &["core", "crypto", "store", "keytree", "bus", "client", "runtime"]),
+    ("vault", &["core", "engine", "proto", "runtime"]),
+    ("mail", &["downstream", "client", "proto", "runtime"]),
+    ("affiliate", &["downstream", "client", "proto", "runtime"]),
+    ("cli", &["core", "crypto", "client", "proto", "runtime"]),
+    ("keyholder", &["core", "crypto", "proto", "runtime"]),
+    ("load-tests", &["client", "crypto"]),
+];
+
+/// The crate that may depend on any of ours and that only tests may depend on.
+const TESTS_ONLY: &str = "testkit";
+
+/// Third parties that stand under one crate alone, because what they do must be doable nowhere else.
+const UNDER_ONE_ROOF: &[(&str, &str)] = &[
+    ("sled", "store"),
+    ("tokio-postgres", "store"),
+    ("postgres", "store"),
+    ("sqlx", "store"),
+    ("rdkafka", "bus"),
+    ("rdkafka-sys", "bus"),
+    ("aes", "crypto"),
+    ("aes-gcm", "crypto"),
+    ("hkdf", "crypto"),
+];
+
+/// Third parties that a crate must do without: `core` decides without I/O, `engine` knows no wire.
+const NEVER: &[(&str, &str)] = &[("core", "tokio"), ("engine", "tonic")];
+
+/// One dependency as a manifest states it.
+#[derive(Debug, Clone)]
+struct Edge {
+    from: String,
+    to: String,
+    /// Both ends are crates of this workspace.
+    inside: bool,
+    kind: DependencyKind,
+}
+
+fn short(package: &str) -> &str {
+    package.strip_prefix("cloakroom-").unwrap_or(package)
+}
+
+fn edges(metadata: &Metadata) -> Vec<Edge> {
+    metadata
+        .workspace_packages()
+        .into_iter()
+        .flat_map(|package| {
+            package.dependencies.iter().map(|dependency| Edge {
+                from: short(&package.name).to_owned(),
+                to: short(&dependency.name).to_owned(),
+                inside: dependency.path.is_some(),
+                kind: dependency.kind,
+            })
+        })
+        .collect()
+}
+
+/// Why this edge must not be, or nothing.
+fn objection(edge: &Edge) -> Option<String> {
+    let Edge { from, to, .. } = edge;
+    // Tests may reach for anything: an adversary needs the cipher, a contract suite the engine.
+    if edge.kind == DependencyKind::Development {
+        return None;
+    }
+    if edge.inside && to == TESTS_ONLY {
+        return Some(format!("{from} → {to}: {to} is a dev-dependency only"));
+    }
+    if from == TESTS_ONLY {
+        return None;
+    }
+    if edge.inside {
+        return match ARROWS.iter().find(|(name, _)| name == from) {
+            None => Some(format!("{from} → {to}: {from} has no row in ARROWS")),
+            Some((_, allowed)) if !allowed.contains(&to.as_str()) => {
+                Some(format!("{from} → {to}: not an arrow of the architecture; {from} may use {allowed:?}"))
+            }
+            Some(_) => None,
+        };
+    }
+    if let Some((_, roof)) = UNDER_ONE_ROOF.iter().find(|(name, roof)| name == to && roof != from) {
+        return Some(format!("{from} → {to}: only {roof} may use {to}"));
+    }
+    NEVER
+        .iter()
+        .any(|(name, banned)| name == from && banned == to)
+        .then(|| format!("{from} → {to}: {from} does without {to}"))
+}
+
+fn workspace() -> Metadata {
+    MetadataCommand::new()
+        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml"))
+        .no_deps()
+        .other_options(vec!["--offline".to_owned()])
+        .exec()
+        .expect("cargo metadata reads the workspace")
+}
+
+#[test]
+fn dependencies_point_only_where_the_architecture_lets_them() {
+    let objections: Vec<String> = edges(&workspace()).iter().filter_map(objection).collect();
+    assert!(objections.is_empty(), "forbidden dependencies:\n  {}", objections.join("\n  "));
+}
+
+#[test]
+fn every_crate_of_the_workspace_has_a_row() {
+    for package in workspace().workspace_packages() {
+        let name = short(&package.name);
+        assert!(
+            name == TESTS_ONLY || ARROWS.iter().any(|(from, _)| *from == name),
+            "{name} has no row in ARROWS: say in ARCHITECTURE.md what it may depend on, then here"
+        );
+    }
+}
+
+/// Without this, an empty or misread list of edges would pass for a clean one.
+#[test]
+fn the_manifests_are_really_read() {
+    let edges = edges(&workspace());
+    for (from, to) in [("store", "core"), ("store", "sled"), ("bus", "rdkafka"), ("crypto", "aes-gcm")] {
+        assert!(edges.iter().any(|e| e.from == from && e.to == to), "{from} → {to} should be there");
+    }
+}
+
+#[test]
+fn each_kind_of_forbidden_edge_is_named() {
+    let edge = |from: &str, to: &str, inside, kind| Edge { from: from.into(), to: to.into(), inside, kind };
+    let normal = DependencyKind::Normal;
+    for (from, to, inside) in [
+        ("store", "crypto", true),
+        ("downstream", "engine", true),
+        ("engine", "testkit", true),
+        ("newcomer", "core", true),
+        ("engine", "sled", false),
+        ("downstream", "rdkafka", false),
+        ("keytree", "aes-gcm", false),
+        ("core", "tokio", false),
+        ("engine", "tonic", false),
+    ] {
+        let said = objection(&edge(from, to, inside, normal)).unwrap_or_default();
+        assert!(said.starts_with(&format!("{from} → {to}:")), "{from} → {to} went unnoticed: {said:?}");
+    }
+    for allowed in [
+        edge("engine", "store", true, normal),
+        edge("store", "sled", false, normal),
+        edge("bus", "testkit", true, DependencyKind::Development),
+        edge("testkit", "engine", true, normal),
+        edge("engine", "sled", false, DependencyKind::Development),
+    ] {
+        assert_eq!(objection(&allowed), None);
+    }
+}
