@@ -1,0 +1,60 @@
+# Two commands for a newcomer: `make run` and `make test`. Each looks at the machine, sets up what it needs
+# (system packages by apt-get, tools in target/tools), and leaves nothing running.
+#
+#   make run            build, start everything on this machine, play the story, stay until Ctrl-C
+#   make run ONCE=1     end after the story, with exit code 0 only if every step held
+#   make test           every test, against a real Apache Kafka; T='...' goes to cargo nextest
+#   make check          format, lints, licences and bans, documentation, .proto files, examples
+#   make setup          all set-up at once
+#   make clean          remove what was built
+
+SHELL := /bin/bash
+export PATH := $(CURDIR)/target/tools/bin:$(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: help setup build run test check clean
+.PHONY: check-format check-lints check-supply check-docs check-proto check-examples
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup:
+	@scripts/setup.sh all
+
+# The dev profile, for run and test alike: nothing is built twice.
+build:
+	@cargo build --locked --workspace --bins
+
+run:
+	@scripts/setup.sh run
+	@$(MAKE) --no-print-directory build
+	@target/debug/cloakroom dev $(if $(filter-out 0 no false,$(ONCE)),--once)
+
+test:
+	@scripts/setup.sh test
+	@scripts/test.sh $(T)
+
+check:
+	@scripts/setup.sh check
+	@$(MAKE) --no-print-directory check-format check-proto check-examples check-supply check-lints check-docs
+
+check-format:
+	cargo fmt --all --check
+
+check-lints:
+	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+
+check-supply:
+	@scripts/supply.sh
+
+check-docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+
+check-proto:
+	buf lint
+
+check-examples:
+	python3 examples/orders/generate.py --check examples/orders/orders.csv
+
+clean:
+	cargo clean
+	rm -rf run
