@@ -1,0 +1,40 @@
+//! SHA-256, and what is built from it. Never over a person's value: a hash of a name is the name to anyone
+//! with a list of names.
+
+use sha2::{Digest, Sha256};
+
+use crate::labels;
+use crate::parts::{Parts, length};
+
+/// SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// The root of an empty tree: the hash of nothing (RFC 6962, section 2.1).
+pub fn empty() -> [u8; 32] {
+    sha256(b"")
+}
+
+/// A leaf of the log's Merkle tree: `SHA-256(0x00 ‖ event)` (RFC 6962, section 2.1).
+pub fn leaf(event: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update([0]).chain_update(event).finalize().into()
+}
+
+/// An inner node of the log's Merkle tree: `SHA-256(0x01 ‖ left ‖ right)` (RFC 6962, section 2.1).
+pub fn node(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
+    Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
+}
+
+/// A frame of the log, as the next frame names it.
+pub fn frame(bytes: &[u8]) -> [u8; 32] {
+    let label = labels::FRAME.as_bytes();
+    let hash = Sha256::new().chain_update(length(label)).chain_update(label);
+    hash.chain_update(length(bytes)).chain_update(bytes).finalize().into()
+}
+
+/// How a certificate names its subject: whoever has the salt (it is in the answer to the request, and kept
+/// nowhere) can show that the certificate is about this subject, and nobody else can tell.
+pub fn commitment(salt: &[u8; 32], subject_id: &str) -> [u8; 32] {
+    sha256(&Parts::new(labels::SUBJECT_COMMITMENT).add(salt).add(subject_id.as_bytes()).bytes())
+}

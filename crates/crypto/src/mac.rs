@@ -1,0 +1,25 @@
+//! HMAC-SHA-256 (RFC 2104) under a key that is replaced daily: what a caller named its call is kept this way
+//! only, since people put addresses into idempotency keys.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use crate::aead::leaving_nothing;
+use crate::parts::length;
+use crate::{KeyRef, labels, role};
+
+impl KeyRef<'_, role::Idempotency> {
+    /// The MAC over a list of parts, each preceded by its length.
+    pub fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+        leaving_nothing(|| {
+            let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.bytes()) else {
+                panic!("HMAC takes keys of any length");
+            };
+            for part in [labels::IDEMPOTENCY.as_bytes()].iter().chain(parts) {
+                mac.update(&length(part));
+                mac.update(part);
+            }
+            mac.finalize().into_bytes().into()
+        })
+    }
+}
