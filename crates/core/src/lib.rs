@@ -5,6 +5,14 @@
 //!
 //! - [`ids`]: names of things
 //! - [`clock`]: where the time comes from
+//! - [`register`]: what a controller's register of processing activities allows
+//! - [`field`]: what values look like, how they are masked and compared
+//! - [`card`]: payment card numbers, which no field may hold
+//! - [`text`]: codes, references and keys that come beside values
 
+pub mod card;
 pub mod clock;
+pub mod field;
 pub mod ids;
+pub mod register;
+pub mod text;

@@ -1,0 +1,182 @@
+//! When two spellings are the same value: for look-ups and for recognising a repeated buyer, in memory
+//! alone. What is stored stays as it was given.
+
+use std::net::IpAddr;
+
+use jiff::civil::Date;
+use unicode_normalization::UnicodeNormalization;
+
+use super::mask::country_code_digits;
+use super::{FieldType, is_direction_mark};
+
+/// The spelling under which a value is compared (design: "Looking up without leaving a trace").
+///
+/// E-mail: NFC, trimmed, lower case. Phone: E.164 where the number says its country, its digits otherwise.
+/// Name, address, line of text: NFKC, folded, blanks collapsed. Date: ISO where it can be told. The result
+/// is as personal as the value: wipe it, write it nowhere.
+pub fn normalise(field: FieldType, value: &str) -> String {
+    match field {
+        FieldType::Email => value.trim().nfc().collect::<String>().to_lowercase().nfc().collect(),
+        FieldType::Phone => e164(value),
+        FieldType::FullName | FieldType::PostalAddress | FieldType::Text => fold(value),
+        FieldType::BirthDate => iso_date(value.trim()),
+        FieldType::Digits | FieldType::DocumentNumber | FieldType::Iban => {
+            fold(value).chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_uppercase()
+        }
+        FieldType::IpAddress => {
+            let text = value.trim();
+            text.parse::<IpAddr>()
+                .map_or_else(|_| text.to_lowercase(), |address| address.to_canonical().to_string())
+        }
+        FieldType::Code => value.trim().to_owned(),
+        FieldType::FreeText => value.nfc().collect(),
+    }
+}
+
+/// Compatibility forms, case (by way of the upper case, so that ß and ss meet) and blanks made one.
+fn fold(value: &str) -> String {
+    let folded: String = value
+        .nfkc()
+        .filter(|c| !is_direction_mark(*c))
+        .collect::<String>()
+        .to_uppercase()
+        .to_lowercase()
+        .nfkc()
+        .collect();
+    folded.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// `+` and digits for a number that begins with `+` or `00`, without the `(0)` that some write after the
+/// country code; the plain digits for any other. An extension keeps its own digits after an `x`.
+fn e164(value: &str) -> String {
+    let text: String = value.nfkc().filter(|c| !is_direction_mark(*c) && !c.is_whitespace()).collect();
+    let (number, extension) = match text.find(['x', 'X', '#', ';', ',', 'e']) {
+        Some(at) => text.split_at(at),
+        None => (text.as_str(), ""),
+    };
+    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+    let international = number.strip_prefix('+').or_else(|| number.strip_prefix("00"));
+    let mut normal = match international {
+        Some(rest) => format!("+{}", without_trunk_zero(&digits(&rest.replace("(0)", "")))),
+        None => digits(number),
+    };
+    let extension = digits(extension);
+    if !extension.is_empty() {
+        normal.push('x');
+        normal.push_str(&extension);
+    }
+    normal
+}
+
+/// `+44 020 …` is `+44 20 …`; Italy (39) and a few others keep the zero, so only the certain ones lose it.
+fn without_trunk_zero(digits: &str) -> String {
+    const DROPS_ZERO: &[&str] = &["31", "32", "33", "41", "43", "44", "46", "49", "61", "353"];
+    match digits.split_at_checked(country_code_digits(digits)) {
+        Some((country, national)) if DROPS_ZERO.contains(&country) => {
+            format!("{country}{}", national.strip_prefix('0').unwrap_or(national))
+        }
+        _ => digits.to_owned(),
+    }
+}
+
+fn iso_date(text: &str) -> String {
+    match read_date(text) {
+        Some(Dated::Day(date)) => date.to_string(),
+        Some(Dated::Month { year, month }) => format!("{year:04}-{month:02}"),
+        _ => text.to_owned(),
+    }
+}
+
+/// What a date of birth says.
+pub(super) enum Dated {
+    /// One day.
+    Day(Date),
+    /// A day whose month cannot be told from its day.
+    Ambiguous { year: i16 },
+    /// Only a month.
+    Month { year: i16, month: i8 },
+    /// Only a year.
+    Year,
+}
+
+/// Reads a date of birth in the spellings that forms produce; `None` for what is no date.
+pub(super) fn read_date(text: &str) -> Option<Dated> {
+    if !text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'.' | b'/' | b' ')) {
+        return None;
+    }
+    let parts: Vec<&str> = text.split(['-', '.', '/', ' ']).filter(|part| !part.is_empty()).collect();
+    let number = |part: &str| part.parse::<i8>().ok().filter(|_| part.len() <= 2);
+    let full_year = |part: &str| part.parse::<i16>().ok().filter(|_| part.len() == 4);
+    match parts.as_slice() {
+        [year] => full_year(year).map(|_| Dated::Year),
+        [year, month] => {
+            let (year, month) = (full_year(year)?, number(month)?);
+            (1..=12).contains(&month).then_some(Dated::Month { year, month })
+        }
+        [a, b, c] => match (full_year(a), full_year(c)) {
+            (Some(year), None) => Date::new(year, number(b)?, number(c)?).ok().map(Dated::Day),
+            (None, Some(year)) => {
+                let (a, b) = (number(a)?, number(b)?);
+                match (Date::new(year, b, a), Date::new(year, a, b)) {
+                    (Ok(one), Ok(other)) if one != other => Some(Dated::Ambiguous { year }),
+                    (Ok(date), _) | (Err(_), Ok(date)) => Some(Dated::Day(date)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_same_value_has_one_spelling() {
+        for (field, one, other) in [
+            (FieldType::Email, " Jane@Example.COM", "jane@example.com"),
+            (FieldType::Email, "E\u{301}lodie@x.fr", "élodie@x.fr"),
+            (FieldType::Phone, "+34 600 123 372", "0034-600-123-372"),
+            (FieldType::Phone, "+44 (0)20 7946 0958", "+442079460958"),
+            (FieldType::Phone, "+44 020 7946 0958", "+442079460958"),
+            (FieldType::FullName, "  JANE\u{a0} Miller ", "jane miller"),
+            (FieldType::FullName, "Weiß", "WEISS"),
+            (FieldType::FullName, "Ｊａｎｅ", "Jane"),
+            (FieldType::FullName, "ΟΔΥΣΣΕΥΣ", "Οδυσσευς"),
+            (FieldType::BirthDate, "31/05/1984", "1984-05-31"),
+            (FieldType::BirthDate, "05/31/1984", "1984-05-31"),
+            (FieldType::Iban, "gb82 west 12345698765432", "GB82WEST12345698765432"),
+            (FieldType::IpAddress, "2001:DB8:0::1", "2001:db8::1"),
+            (FieldType::Digits, "12-34", "1234"),
+        ] {
+            assert_eq!(normalise(field, one), normalise(field, other), "{one:?} as {field:?}");
+        }
+    }
+
+    #[test]
+    fn different_values_stay_apart() {
+        for (field, one, other) in [
+            (FieldType::Email, "a.b@x.org", "ab@x.org"),
+            (FieldType::Phone, "+34600123372", "600123372"),
+            (FieldType::Phone, "+39 06 1234567", "+39 6 1234567"),
+            (FieldType::Phone, "+12025550143", "+12025550143 x5"),
+            (FieldType::BirthDate, "05/06/1984", "06/05/1984"),
+            (FieldType::FullName, "Ann Lee", "Annlee"),
+        ] {
+            assert_ne!(normalise(field, one), normalise(field, other), "{one:?} as {field:?}");
+        }
+        assert_eq!(normalise(FieldType::Phone, "+34 600 123 372"), "+34600123372");
+    }
+
+    proptest! {
+        #[test]
+        fn a_normal_spelling_is_its_own(value in any::<String>(), field in proptest::sample::select(FieldType::ALL)) {
+            let once = normalise(field, &value);
+            prop_assert_eq!(normalise(field, &once), once);
+        }
+    }
+}
