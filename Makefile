@@ -53,7 +53,7 @@ check-proto:
 	buf lint
 
 check-examples:
-	python3 examples/orders/generate.py --check examples/orders/orders.csv
+	python3 -B examples/orders/generate.py --check examples/orders/orders.csv
 
 clean:
 	cargo clean
