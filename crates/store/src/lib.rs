@@ -1,7 +1,8 @@
 //! Where Cloakroom keeps things: a log of events, records beside it, and the key tree's pages.
 //!
 //! The store is blind: it sees ciphertext, positions and checksums, and depends on no cryptography.
-//! One set of traits, one contract suite ([`contract`], run by every engine's tests), and engines:
+//! One set of traits and engines behind them:
+//! - [`log`]: events in frames, the truth; [`records`]: by key, in atomic batches; [`access`]: who read what
 //! - [`embedded`]: a segmented log of our own and sled, on one machine
 //!
 //! Invariants:

@@ -63,10 +63,11 @@ pub trait Log: Send + Sync {
     fn cut(&self) -> Answer<'_, Result<(), StoreError>>;
 
     /// Writes a frame behind the newest, in the order of the calls; returns its hash. Not durable yet.
+    /// `urgent` frames (a start's, fences, what closes them) may use the room that is reserved for them.
     ///
     /// # Errors
-    /// [`StoreError::Full`] before anything is written; any other is fatal.
-    fn append(&self, frame: &Frame) -> Answer<'_, Result<FrameHash, StoreError>>;
+    /// [`StoreError::Full`] before anything is written, and never for an urgent frame; any other is fatal.
+    fn append(&self, frame: &Frame, urgent: bool) -> Answer<'_, Result<FrameHash, StoreError>>;
 
     /// Makes everything appended before durable. A failure is fatal.
     fn sync(&self) -> Answer<'_, Result<(), StoreError>>;

@@ -1,0 +1,224 @@
+//! A frame as bytes: `cloakroom.record.v1.Frame`, its events last.
+//!
+//! Everything but the events goes through the generated type. The events are appended and found by hand, so
+//! that their bytes are copied once and their places are known.
+
+use bytes::{Buf, Bytes};
+use cloakroom_core::ids::{CommitPosition, EventNumber, FramePosition, StartId, Subtree};
+use cloakroom_proto::record::v1 as wire;
+use prost::Message;
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,
+};
+
+use super::framing;
+use crate::log::Frame;
+use crate::{FrameHash, StoreError};
+
+/// What this version writes.
+const FRAME_VERSION: u32 = 1;
+/// The field that holds an event, and the last one.
+const EVENTS_TAG: u32 = 8;
+
+/// A frame ready to be written.
+pub(super) struct Encoded {
+    /// Head and body.
+    pub(super) bytes: Vec<u8>,
+    /// Where in `bytes` the events begin, in their order.
+    pub(super) events_at: Vec<usize>,
+}
+
+impl Encoded {
+    /// What is hashed.
+    pub(super) fn body(&self) -> &[u8] {
+        self.bytes.get(framing::HEAD_BYTES..).unwrap_or_default()
+    }
+}
+
+/// A frame read back.
+pub(super) struct Decoded {
+    pub(super) frame: Frame,
+    /// Where in the body the events begin.
+    pub(super) events_at: Vec<usize>,
+}
+
+/// `None` where a frame is too long for its length to be told (4 GiB).
+pub(super) fn encode(frame: &Frame) -> Option<Encoded> {
+    let before_events = wire::Frame {
+        version: FRAME_VERSION,
+        at: Some(wire::FramePosition {
+            start_id: Bytes::copy_from_slice(&frame.at.start.0),
+            number: frame.at.number,
+        }),
+        previous_hash: Bytes::copy_from_slice(&frame.previous_hash),
+        rests_on: Some(wire::CommitPosition {
+            start_id: Bytes::copy_from_slice(&frame.rests_on.start.0),
+            number: frame.rests_on.number,
+        }),
+        durable_number: frame.durable_number,
+        ends: frame
+            .ends
+            .iter()
+            .map(|(subtree, end)| wire::SubtreeEnd { subtree: subtree.0, end: *end })
+            .collect(),
+        first_event: frame.first_event.0,
+        events: Vec::new(),
+    };
+    // Key and length of an event take six bytes at most.
+    let events_bytes = frame.events.iter().map(|event| event.len() + 6).sum::<usize>();
+    let mut bytes = Vec::with_capacity(framing::HEAD_BYTES + before_events.encoded_len() + events_bytes);
+    bytes.extend_from_slice(&[0; framing::HEAD_BYTES]);
+    before_events.encode_raw(&mut bytes);
+    let mut events_at = Vec::with_capacity(frame.events.len());
+    for event in &frame.events {
+        encode_key(EVENTS_TAG, WireType::LengthDelimited, &mut bytes);
+        encode_varint(event.len() as u64, &mut bytes);
+        events_at.push(bytes.len());
+        bytes.extend_from_slice(event);
+    }
+    let (head, body) = bytes.split_at_mut_checked(framing::HEAD_BYTES)?;
+    head.copy_from_slice(&framing::head(body)?);
+    Some(Encoded { bytes, events_at })
+}
+
+/// The frame that `body` encodes; none if it encodes none.
+///
+/// # Errors
+/// [`StoreError::Newer`] if a newer version wrote it.
+pub(super) fn decode(body: &Bytes) -> Result<Option<Decoded>, StoreError> {
+    let Some(events_from) = events_from(body) else { return Ok(None) };
+    let Ok(wire) = wire::Frame::decode(body.slice(..events_from)) else { return Ok(None) };
+    if wire.version > FRAME_VERSION {
+        return Err(StoreError::Newer {
+            what: "a frame of the log",
+            found: wire.version,
+            known: FRAME_VERSION,
+        });
+    }
+    Ok(events(body, events_from).and_then(|(events, events_at)| {
+        let frame = from_wire(wire, events)?;
+        Some(Decoded { frame, events_at })
+    }))
+}
+
+/// Where the first event's key stands, or the end.
+fn events_from(body: &Bytes) -> Option<usize> {
+    let mut rest = &body[..];
+    while rest.has_remaining() {
+        let at = body.len() - rest.len();
+        let (tag, wire_type) = decode_key(&mut rest).ok()?;
+        if tag == EVENTS_TAG {
+            return Some(at);
+        }
+        skip_field(wire_type, tag, &mut rest, DecodeContext::default()).ok()?;
+    }
+    Some(body.len())
+}
+
+fn events(body: &Bytes, from: usize) -> Option<(Vec<Bytes>, Vec<usize>)> {
+    let (mut events, mut events_at) = (Vec::new(), Vec::new());
+    let mut rest = body.get(from..)?;
+    while rest.has_remaining() {
+        let (EVENTS_TAG, WireType::LengthDelimited) = decode_key(&mut rest).ok()? else { return None };
+        let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
+        let event = rest.get(..length)?;
+        events_at.push(body.len() - rest.len());
+        events.push(body.slice_ref(event));
+        rest.advance(length);
+    }
+    Some((events, events_at))
+}
+
+fn from_wire(wire: wire::Frame, events: Vec<Bytes>) -> Option<Frame> {
+    let (at, rests_on) = (wire.at?, wire.rests_on?);
+    Some(Frame {
+        at: FramePosition { start: StartId::from_slice(&at.start_id)?, number: at.number },
+        previous_hash: FrameHash::try_from(&wire.previous_hash[..]).ok()?,
+        rests_on: CommitPosition { start: StartId::from_slice(&rests_on.start_id)?, number: rests_on.number },
+        durable_number: wire.durable_number,
+        ends: wire.ends.iter().map(|end| (Subtree(end.subtree), end.end)).collect(),
+        first_event: EventNumber(wire.first_event),
+        events,
+    })
+}
+
+/// The highest `durable_number` stated by any sound frame in `bytes`, wherever in them it begins: what lies
+/// behind a bad frame has no known beginnings.
+pub(super) fn durable_number_stated_in(bytes: &[u8]) -> u64 {
+    // A body begins with its version and the key of its position.
+    const BODY_BEGINS: [u8; 3] = [0x08, FRAME_VERSION as u8, 0x12];
+    let mut highest = 0;
+    for (at, begins) in bytes.windows(BODY_BEGINS.len()).enumerate() {
+        if begins != BODY_BEGINS {
+            continue;
+        }
+        let block =
+            at.checked_sub(framing::HEAD_BYTES).and_then(|from| bytes.get(from..)).and_then(framing::parse);
+        if let Some(Ok(Some(found))) = block.map(|body| decode(&Bytes::copy_from_slice(body)))
+            && found.frame.durable_number < found.frame.at.number
+        {
+            highest = highest.max(found.frame.durable_number);
+        }
+    }
+    highest
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_frame() -> impl Strategy<Value = Frame> {
+        let position = (any::<[u8; 16]>(), any::<u64>());
+        let events = proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..6);
+        let ends = proptest::collection::vec((any::<u32>(), any::<u64>()), 0..4);
+        (position.clone(), any::<[u8; 32]>(), position, any::<u64>(), ends, any::<u64>(), events).prop_map(
+            |(at, previous_hash, rests_on, durable_number, ends, first_event, events)| Frame {
+                at: FramePosition { start: StartId(at.0), number: at.1 },
+                previous_hash,
+                rests_on: CommitPosition { start: StartId(rests_on.0), number: rests_on.1 },
+                durable_number,
+                ends: ends.into_iter().map(|(subtree, end)| (Subtree(subtree), end)).collect(),
+                first_event: EventNumber(first_event),
+                events: events.into_iter().map(Bytes::from).collect(),
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_frame_comes_back_and_is_what_the_generated_type_reads(frame in any_frame()) {
+            let encoded = encode(&frame).unwrap();
+            let body = Bytes::copy_from_slice(encoded.body());
+            let decoded = decode(&body).unwrap().unwrap();
+            prop_assert_eq!(&decoded.frame, &frame);
+            for ((event, in_file), in_body) in frame.events.iter().zip(encoded.events_at).zip(decoded.events_at) {
+                prop_assert_eq!(&encoded.bytes[in_file..in_file + event.len()], &event[..]);
+                prop_assert_eq!(in_file, in_body + framing::HEAD_BYTES);
+            }
+            let generated = wire::Frame::decode(body.clone()).unwrap();
+            prop_assert_eq!(&generated.events, &frame.events);
+            prop_assert_eq!(generated.encode_to_vec(), &body[..]);
+        }
+
+        #[test]
+        fn noise_is_no_frame_and_no_panic(noise in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&Bytes::from(noise));
+        }
+
+        #[test]
+        fn what_a_frame_states_is_found_at_any_place(frame in any_frame(), before in 0_usize..50) {
+            let mut bytes = vec![0x08; before];
+            bytes.extend_from_slice(&encode(&frame).unwrap().bytes);
+            let stated = if frame.durable_number < frame.at.number { frame.durable_number } else { 0 };
+            prop_assert_eq!(durable_number_stated_in(&bytes), stated);
+        }
+    }
+
+    #[test]
+    fn a_newer_frame_is_told_from_a_bad_one() {
+        let newer = wire::Frame { version: 2, ..Default::default() }.encode_to_vec();
+        assert!(matches!(decode(&newer.into()), Err(StoreError::Newer { found: 2, known: 1, .. })));
+    }
+}

@@ -1,0 +1,28 @@
+//! The store on one machine, nothing to install: a segmented log of our own, and sled.
+//!
+//! - [`folder`]: owning a data folder, room on its disk, seeing what the disk really has
+//! - `framing`: length, checksum, bytes: what both logs put into files
+//! - `frame`: a frame as bytes
+//! - `segment`, `table`: one file of the log and where its events lie
+//! - [`log`], `end`: the log; finding its end
+//! - [`records`]: records on sled
+//! - [`access`]: the access log
+//!
+//! Invariants:
+//! - A segment exists only after all before it was synced: only the last can be torn.
+//! - After a failed write or sync an engine answers every later one with an error.
+
+pub mod access;
+mod end;
+pub mod folder;
+mod frame;
+mod framing;
+pub mod log;
+pub mod records;
+mod segment;
+mod table;
+
+pub use access::{AccessLogOptions, EmbeddedAccessLog};
+pub use folder::{Folder, settle};
+pub use log::{EmbeddedLog, LogOptions};
+pub use records::EmbeddedRecords;
