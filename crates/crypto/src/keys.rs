@@ -20,6 +20,16 @@ pub mod role {
     pub enum Signing {}
     /// Hides callers' idempotency keys: [`crate::mac`].
     pub enum Idempotency {}
+
+    /// What a slot of a key tree holds: to the tree it is a key like any other.
+    pub enum Slotted {}
+
+    /// The jobs whose keys lie in slots.
+    pub trait InSlot {}
+    impl InSlot for Value {}
+    impl InSlot for Address {}
+    impl InSlot for Signing {}
+    impl InSlot for Idempotency {}
 }
 
 /// A 256-bit key for one job `R`, in locked memory, wiped on drop. No `Debug`, `Clone`, `Eq` or `Serialize`:
@@ -135,6 +145,27 @@ impl<'a, R> KeyRef<'a, R> {
     }
 }
 
+impl<'a, R: role::InSlot> KeyRef<'a, R> {
+    /// The key as a key tree takes it into a slot.
+    pub fn for_slot(self) -> KeyRef<'a, role::Slotted> {
+        KeyRef::new(self.bytes)
+    }
+}
+
+impl<'a> KeyRef<'a, role::Slotted> {
+    /// The key as whoever named the slot uses it.
+    pub fn for_job<R: role::InSlot>(self) -> KeyRef<'a, R> {
+        KeyRef::new(self.bytes)
+    }
+}
+
+impl KeyRef<'_, role::Page> {
+    /// A page's key with the same bytes: within one commit it stands in the parent's draft and seals the page.
+    pub fn to_key(self) -> Key<role::Page> {
+        self.keep()
+    }
+}
+
 #[cfg(test)]
 impl<R> Key<R> {
     /// A key of known bytes, for vectors and golden bytes.
@@ -168,7 +199,9 @@ mod tests {
 
     #[test]
     fn a_short_root_file_is_no_root() {
-        let Err(error) = Key::<role::Root>::read_from(&mut [7_u8; 31].as_slice()) else { panic!("31 bytes became a root") };
+        let Err(error) = Key::<role::Root>::read_from(&mut [7_u8; 31].as_slice()) else {
+            panic!("31 bytes became a root")
+        };
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -1,0 +1,237 @@
+//! The file holder: roots as files on this machine.
+//!
+//! `<folder>/<tree id>/` holds `lock` (an flock for the owner's life), `owner` (the newest owner's number),
+//! `note` (the newest key commit noted) and one `root-<root id>` for each root: the owner's number and the
+//! 32 bytes. Destroying overwrites, syncs, unlinks and syncs the folder; what an SSD or a copy-on-write
+//! file system keeps of the old blocks is beyond it, and its class says `overwritten`, no more.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use cloakroom_core::ids::{CommitPosition, RootId, StartId, TreeId};
+use cloakroom_crypto::role::{Page, Root};
+use cloakroom_crypto::{Key, KeyRef};
+use cloakroom_crypto::root::RootContext;
+use cloakroom_store::Answer;
+
+use super::{HeldRoot, HolderError, OwnerNumber, RootHolder};
+
+const ROOT_PREFIX: &str = "root-";
+const SECRET_FILE: u32 = 0o600;
+const SECRET_FOLDER: u32 = 0o700;
+
+/// Keeps roots as files below one folder.
+pub struct FileHolder {
+    folder: PathBuf,
+    /// Held for this process's life: dropping a file drops its lock.
+    locks: Mutex<HashMap<TreeId, File>>,
+}
+
+impl FileHolder {
+    /// Opens the folder, which is made where it is missing.
+    ///
+    /// # Errors
+    /// [`HolderError::Exposed`] where others can look into it.
+    pub fn open(folder: &Path) -> Result<Self, HolderError> {
+        make_folder(folder)?;
+        Ok(Self { folder: folder.to_owned(), locks: Mutex::default() })
+    }
+
+    fn tree_folder(&self, tree: TreeId) -> PathBuf {
+        self.folder.join(tree.to_string())
+    }
+
+    fn root_path(&self, tree: TreeId, root: RootId) -> PathBuf {
+        self.tree_folder(tree).join(format!("{ROOT_PREFIX}{root}"))
+    }
+
+    fn own_now(&self, tree: TreeId) -> Result<OwnerNumber, HolderError> {
+        let folder = self.tree_folder(tree);
+        make_folder(&folder)?;
+        sync_folder(&self.folder)?;
+        let lock = secret_file(OpenOptions::new().write(true).create(true), &folder.join("lock"))
+            .map_err(io("opening the lock"))?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(HolderError::Owned(tree)),
+            Err(errno) => return Err(io("locking")(errno.into())),
+        }
+        let path = folder.join("owner");
+        let before = match fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse().map_err(|_| HolderError::Damaged("owner number"))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0_u64,
+            Err(error) => return Err(io("reading the owner number")(error)),
+        };
+        let owner = OwnerNumber(before.saturating_add(1));
+        replace(&path, owner.0.to_string().as_bytes())?;
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).insert(tree, lock);
+        Ok(owner)
+    }
+
+    fn create_now(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Result<(), HolderError> {
+        let path = self.root_path(tree, root);
+        let key = Key::<Root>::random();
+        let mut file = secret_file(OpenOptions::new().write(true).create_new(true), &path)
+            .map_err(io("making a root's file"))?;
+        file.write_all(&owner.0.to_be_bytes()).map_err(io("writing a root"))?;
+        key.write_to(&mut file).map_err(io("writing a root"))?;
+        file.sync_all().map_err(io("syncing a root"))?;
+        sync_folder(&self.tree_folder(tree))
+    }
+
+    fn read(&self, tree: TreeId, root: RootId) -> Result<(OwnerNumber, Key<Root>), HolderError> {
+        let path = self.root_path(tree, root);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(HolderError::NoSuchRoot(root)),
+            Err(error) => return Err(io("opening a root's file")(error)),
+        };
+        check_mode(&path, &file.metadata().map_err(io("looking at a root's file"))?, SECRET_FILE)?;
+        let mut owner = [0; 8];
+        file.read_exact(&mut owner).map_err(io("reading a root"))?;
+        let key = Key::<Root>::read_from(&mut file).map_err(io("reading a root"))?;
+        Ok((OwnerNumber(u64::from_be_bytes(owner)), key))
+    }
+
+    fn destroy_now(&self, tree: TreeId, root: RootId) -> Result<(), HolderError> {
+        let path = self.root_path(tree, root);
+        let mut file = match OpenOptions::new().write(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(io("opening a root's file")(error)),
+        };
+        let mut noise = [0; 8 + 32];
+        cloakroom_crypto::random::fill(&mut noise);
+        file.write_all(&noise).map_err(io("overwriting a root"))?;
+        file.sync_all().map_err(io("syncing an overwritten root"))?;
+        fs::remove_file(&path).map_err(io("unlinking a root"))?;
+        sync_folder(&self.tree_folder(tree))
+    }
+
+    fn list_now(&self, tree: TreeId) -> Result<Vec<HeldRoot>, HolderError> {
+        let mut held = Vec::new();
+        for entry in fs::read_dir(self.tree_folder(tree)).map_err(io("listing roots"))? {
+            let name = entry.map_err(io("listing roots"))?.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.strip_prefix(ROOT_PREFIX)) else { continue };
+            let Some(root) = parse_id(id).map(RootId) else { continue };
+            let owner = match self.read(tree, root) {
+                Ok((owner, _)) => owner,
+                // Half written by a process that was killed: nobody's, so the next batch destroys it.
+                Err(HolderError::Io { .. }) => OwnerNumber(0),
+                Err(error) => return Err(error),
+            };
+            held.push(HeldRoot { root, owner });
+        }
+        Ok(held)
+    }
+
+    fn note_now(&self, tree: TreeId, commit: CommitPosition) -> Result<(), HolderError> {
+        if self.noted_now(tree)?.is_some_and(|noted| noted.number >= commit.number) {
+            return Ok(());
+        }
+        replace(&self.tree_folder(tree).join("note"), format!("{} {}", commit.start, commit.number).as_bytes())
+    }
+
+    fn noted_now(&self, tree: TreeId) -> Result<Option<CommitPosition>, HolderError> {
+        match fs::read_to_string(self.tree_folder(tree).join("note")) {
+            Ok(text) => {
+                let parsed = text.trim().split_once(' ').and_then(|(start, number)| {
+                    Some(CommitPosition { start: StartId(parse_id(start)?), number: number.parse().ok()? })
+                });
+                parsed.map(Some).ok_or(HolderError::Damaged("note"))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io("reading the note")(error)),
+        }
+    }
+}
+
+impl RootHolder for FileHolder {
+    fn kind(&self) -> &'static str {
+        "file"
+    }
+
+    fn destroy_class(&self) -> &'static str {
+        "overwritten"
+    }
+
+    fn own(&self, tree: TreeId) -> Answer<'_, Result<OwnerNumber, HolderError>> {
+        Answer::now(self.own_now(tree))
+    }
+
+    fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
+        Answer::now(self.create_now(tree, owner, root))
+    }
+
+    fn wrap<'a>(&'a self, tree: TreeId, root: RootId, key: KeyRef<'a, Page>) -> Answer<'a, Result<Bytes, HolderError>> {
+        Answer::now(self.read(tree, root).map(|(_, held)| held.borrow().wrap(&RootContext { tree, root }, key)))
+    }
+
+    fn unwrap<'a>(&'a self, tree: TreeId, root: RootId, anchor: &'a [u8]) -> Answer<'a, Result<Key<Page>, HolderError>> {
+        Answer::now(self.read(tree, root).and_then(|(_, held)| {
+            held.borrow().unwrap(&RootContext { tree, root }, anchor).map_err(|_| HolderError::DoesNotOpen(root))
+        }))
+    }
+
+    fn destroy(&self, tree: TreeId, _owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
+        Answer::now(self.destroy_now(tree, root))
+    }
+
+    fn list(&self, tree: TreeId) -> Answer<'_, Result<Vec<HeldRoot>, HolderError>> {
+        Answer::now(self.list_now(tree))
+    }
+
+    fn note(&self, tree: TreeId, _owner: OwnerNumber, commit: CommitPosition) -> Answer<'_, Result<(), HolderError>> {
+        Answer::now(self.note_now(tree, commit))
+    }
+
+    fn noted(&self, tree: TreeId) -> Answer<'_, Result<Option<CommitPosition>, HolderError>> {
+        Answer::now(self.noted_now(tree))
+    }
+}
+
+fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> HolderError {
+    move |source| HolderError::Io { what, source }
+}
+
+fn parse_id(hex: &str) -> Option<[u8; 16]> {
+    data_encoding::HEXLOWER.decode(hex.as_bytes()).ok()?.try_into().ok()
+}
+
+fn secret_file(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+    options.mode(SECRET_FILE).open(path)
+}
+
+fn make_folder(folder: &Path) -> Result<(), HolderError> {
+    fs::DirBuilder::new().recursive(true).mode(SECRET_FOLDER).create(folder).map_err(io("making the roots' folder"))?;
+    check_mode(folder, &fs::metadata(folder).map_err(io("looking at the roots' folder"))?, SECRET_FOLDER)
+}
+
+fn check_mode(path: &Path, found: &fs::Metadata, wanted: u32) -> Result<(), HolderError> {
+    let mode = found.mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let path = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Err(HolderError::Exposed { path, mode, wanted })
+}
+
+/// Writes a small file so that after a crash it is the old or the new one.
+fn replace(path: &Path, contents: &[u8]) -> Result<(), HolderError> {
+    let next = path.with_extension("next");
+    let mut file = secret_file(OpenOptions::new().write(true).create(true).truncate(true), &next)
+        .map_err(io("writing beside a file"))?;
+    file.write_all(contents).map_err(io("writing beside a file"))?;
+    file.sync_all().map_err(io("syncing a file"))?;
+    fs::rename(&next, path).map_err(io("replacing a file"))?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+fn sync_folder(folder: &Path) -> Result<(), HolderError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("syncing a folder"))
+}

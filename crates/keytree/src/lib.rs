@@ -1,0 +1,48 @@
+//! The heart: a store of value keys in which removing one makes every old copy of the store unable to
+//! yield it. What it holds are [`Slot`]s; what forgets is the batch ([`TreeWriter::batch`]).
+//!
+//! It is not: the log (`crates/store`), the cipher (`crates/crypto`), or the erase protocol (`crates/engine`).
+//!
+//! - [`holder`]: the one trait of root holders, and the file holder
+//! - [`layout`]: which page holds which slot, and under which record it lies
+//! - [`tree`]: reading a key, from any task
+//! - [`writer`]: inserting and destroying, by one task
+//! - [`start`]: what a start checks before it touches anything, and the batch it ends in
+//!
+//! Invariants (design: erasure.md):
+//! - A page's key lies in its parent page alone; the directory's key is wrapped by the root alone.
+//! - After a batch no page on a path to a destroyed slot keeps its key, and the former roots are gone.
+//! - Nothing is destroyed before the commit that replaces it is durable.
+//! - No slot is handed out twice, also not after a crash or a rollback.
+
+mod cache;
+mod edit;
+mod fault;
+pub mod holder;
+pub mod layout;
+pub mod start;
+mod state;
+pub mod tree;
+pub mod writer;
+
+pub use cloakroom_core::ids::{Slot, Subtree};
+pub use fault::{Fault, GateReason};
+pub use holder::{FileHolder, HeldRoot, HolderError, OwnerNumber, RootHolder};
+pub use start::{Found, LogView};
+pub use state::TreeState;
+pub use tree::Tree;
+pub use writer::{Batched, TreeWriter};
+
+/// How much a tree keeps in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct TreeOptions {
+    /// Bytes of locked memory for opened pages.
+    pub cache_bytes: usize,
+}
+
+impl Default for TreeOptions {
+    /// 4 MiB: some 2,000 opened pages, within the memory lock that most systems grant.
+    fn default() -> Self {
+        Self { cache_bytes: 4 << 20 }
+    }
+}

@@ -1,0 +1,280 @@
+//! What a start finds, what it checks before it touches anything, and the batch it ends in.
+//!
+//! The order (erasure.md, "Start"): [`Found::look`] owns the tree and reads; the caller finds its log's end;
+//! [`Found::check`] closes the gate or lets pass, with nothing changed; the caller marks its log;
+//! [`Found::start`] runs the batch that makes an abandoned branch noise.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, RwLock};
+
+use bytes::Bytes;
+use cloakroom_core::ids::{CommitPosition, FramePosition, RootId, Slot, StartId, Subtree, TreeId};
+use cloakroom_crypto::role::{Page as PageRole, Value};
+use cloakroom_crypto::{Key, random};
+use cloakroom_proto::record::v1 as record;
+use cloakroom_store::{Batch, Records};
+use prost::Message;
+
+use crate::cache::Cache;
+use crate::holder::{HolderError, OwnerNumber, RootHolder};
+use crate::layout::{DIRECTORY, END_PREFIX, STATE_KEY, START_PREFIX};
+use crate::state::{Starts, TreeState};
+use crate::tree::{Shared, Top};
+use crate::writer::{Batched, Paths, TreeWriter};
+use crate::{Fault, GateReason, TreeOptions};
+
+/// What a caller's log says, for the checks. A downstream's copies have none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogView<'a> {
+    /// The tree that the log was written with; none in an empty log.
+    pub tree: Option<TreeId>,
+    /// The key commit that the newest frame rests on.
+    pub rests_on: Option<CommitPosition>,
+    /// Every start that the log has seen with its first frame, oldest first.
+    pub starts: &'a [(StartId, u64)],
+    /// The newest frame's number; 0 in an empty log.
+    pub newest: u64,
+}
+
+/// A tree that this process owns and has looked at, nothing more.
+pub struct Found {
+    shared: Arc<Shared>,
+    holder: Arc<dyn RootHolder>,
+    owner: OwnerNumber,
+    state: Option<TreeState>,
+    tree: TreeId,
+    starts: Starts,
+}
+
+impl Found {
+    /// Owns the tree and reads where it stands. A database without a tree gets a new one at [`Found::start`].
+    ///
+    /// # Errors
+    /// [`HolderError::Owned`] (in [`Fault::Holder`]) while another process lives.
+    pub async fn look(
+        records: Arc<dyn Records>,
+        holder: Arc<dyn RootHolder>,
+        options: TreeOptions,
+    ) -> Result<Self, Fault> {
+        let tree = match read_state(&*records).await? {
+            Some(state) => state.tree,
+            None => TreeId(random::id16()),
+        };
+        let owner = holder.own(tree).await?;
+        let state = read_state(&*records).await?;
+        let starts = read_starts(&*records).await?;
+        let ends = read_ends(&*records).await?;
+        let shared = Arc::new(Shared {
+            records,
+            tree,
+            cache: Cache::new(options.cache_bytes),
+            top: RwLock::new(Top { anchor: None, ends }),
+            sequence: AtomicU64::new(0),
+        });
+        Ok(Self { shared, holder, owner, state, tree, starts })
+    }
+
+    /// The tree's name.
+    pub fn tree_id(&self) -> TreeId {
+        self.tree
+    }
+
+    /// The newest log frame that the keys call durable.
+    pub fn log(&self) -> Option<FramePosition> {
+        self.state.as_ref().and_then(|state| state.log)
+    }
+
+    /// The newest key commit; none in a new tree.
+    pub fn at(&self) -> Option<CommitPosition> {
+        self.state.as_ref().map(|state| state.at)
+    }
+
+    /// Checks keys, log and holder against each other. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`Fault::Gate`] with the first reason found.
+    pub async fn check(&self, log: LogView<'_>) -> Result<(), Fault> {
+        let Some(state) = &self.state else {
+            return if log.newest == 0 { Ok(()) } else { Err(GateReason::KeysMissing.into()) };
+        };
+        if log.tree.is_some_and(|tree| tree != self.tree) {
+            return Err(GateReason::OtherTree.into());
+        }
+        if let Some(recorded) = state.log
+            && !Starts(log.starts.to_vec())
+                .contain(CommitPosition { start: recorded.start, number: recorded.number }, log.newest)
+        {
+            return Err(GateReason::LogBehindKeys { lacking: recorded }.into());
+        }
+        if let Some(rests_on) = log.rests_on
+            && !self.starts.contain(rests_on, state.at.number)
+        {
+            return Err(GateReason::KeysBehindLog { lacking: rests_on }.into());
+        }
+        if let Some(noted) = self.holder.noted(self.tree).await?
+            && !self.starts.contain(noted, state.at.number)
+        {
+            return Err(GateReason::KeysBehindHolder { lacking: noted }.into());
+        }
+        self.unwrap_anchor(state).await.map(drop)
+    }
+
+    /// Makes the tree where there is none, so that a log's first frame has keys to rest on. Returns the commit
+    /// that this start's mark in the log rests on.
+    pub async fn prepare(&mut self, start: StartId) -> Result<CommitPosition, Fault> {
+        if let Some(state) = &self.state {
+            return Ok(state.at);
+        }
+        let root = RootId(random::id16());
+        self.holder.create(self.tree, self.owner, root).await?;
+        let state = TreeState {
+            tree: self.tree,
+            at: CommitPosition { start, number: 0 },
+            owner: self.owner.0,
+            epoch: 0,
+            root,
+            anchor: Bytes::new(),
+            log: None,
+            subtrees: 0,
+        };
+        let mut writer = self.writer(start, state);
+        // The directory's first page: a tree has a top page before it has a subtree.
+        let subtree = writer.new_subtree();
+        let slot = writer.next_slot(subtree);
+        let key = Key::<Value>::random();
+        let at = writer.insert(&[(slot, key.borrow().for_slot())], Batch::default(), None).await?;
+        self.starts.0.push((start, at.number));
+        self.state = Some(writer.state.clone());
+        Ok(at)
+    }
+
+    /// The batch that every start is: without the slots beyond `log_ends`, without the `fenced` ones, with fresh
+    /// keys on the path to every end. `log_ends` lists for each subtree the first slot that no frame names; a
+    /// subtree that it lacks has none that count. A caller without a log gives `None`: all slots count.
+    ///
+    /// # Errors
+    /// [`Fault::RootStays`] comes with a writer that works: see [`Started::root_stays`].
+    pub async fn start(
+        mut self,
+        start: StartId,
+        log_ends: Option<&HashMap<Subtree, u64>>,
+        fenced: &[Slot],
+        log: Option<FramePosition>,
+    ) -> Result<Started, Fault> {
+        self.prepare(start).await?;
+        let Some(state) = self.state.clone() else { return Err(Fault::Damaged("state")) };
+        let anchor = self.unwrap_anchor(&state).await?;
+        if let Ok(mut top) = self.shared.top.write() {
+            top.anchor = Some(Arc::new(anchor));
+        }
+        let mut doomed = fenced.to_vec();
+        if let Some(log_ends) = log_ends {
+            doomed.extend(self.beyond(log_ends));
+        }
+        let mut writer = self.writer(start, state);
+        let batched = match writer.batch_over(&doomed, Paths::AndEnds, Batch::default(), log).await {
+            Ok(batched) => (batched, None),
+            Err(Fault::RootStays(error)) => {
+                let batched = Batched { epoch: writer.state.epoch, at: writer.state.at };
+                (batched, Some(Fault::RootStays(error)))
+            }
+            Err(fault) => return Err(fault),
+        };
+        Ok(Started { writer, batched: batched.0, root_stays: batched.1 })
+    }
+
+    /// Slots that the tree handed out and no frame names. The system's first slot names nothing: it is the one
+    /// that the tree was made with.
+    fn beyond(&self, log_ends: &HashMap<Subtree, u64>) -> Vec<Slot> {
+        let ends = self.shared.top.read().map(|top| top.ends.clone()).unwrap_or_default();
+        ends.into_iter()
+            .filter(|(subtree, _)| *subtree != DIRECTORY)
+            .flat_map(|(subtree, end)| {
+                let counted = log_ends.get(&subtree).copied().unwrap_or_default();
+                (counted..end).map(move |index| Slot { subtree, index })
+            })
+            .collect()
+    }
+
+    fn writer(&self, start: StartId, state: TreeState) -> TreeWriter {
+        let next = self.shared.top.read().map(|top| top.ends.clone()).unwrap_or_default();
+        let unrecorded_start = self.starts.0.last().is_none_or(|(newest, _)| *newest != start);
+        TreeWriter {
+            shared: Arc::clone(&self.shared),
+            holder: Arc::clone(&self.holder),
+            owner: self.owner,
+            start,
+            state,
+            next,
+            unrecorded_start,
+            former: vec![],
+        }
+    }
+
+    async fn unwrap_anchor(
+        &self,
+        state: &TreeState,
+    ) -> Result<Key<PageRole>, Fault> {
+        match self.holder.unwrap(self.tree, state.root, &state.anchor).await {
+            Ok(key) => Ok(key),
+            Err(HolderError::NoSuchRoot(_) | HolderError::DoesNotOpen(_)) => {
+                Err(GateReason::RootGone { epoch: state.epoch }.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A tree in service.
+pub struct Started {
+    /// Its one writer.
+    pub writer: TreeWriter,
+    /// The batch that the start was.
+    pub batched: Batched,
+    /// A former root that would not go: fences stay open until [`TreeWriter::destroy_former`] succeeds.
+    pub root_stays: Option<Fault>,
+}
+
+pub(crate) fn encode_start(start: StartId, first_commit: u64) -> Vec<u8> {
+    record::TreeStart { start_id: Bytes::copy_from_slice(&start.0), first_commit }.encode_to_vec()
+}
+
+async fn read_state(records: &dyn Records) -> Result<Option<TreeState>, Fault> {
+    records.get(STATE_KEY).await?.map(|bytes| TreeState::decode(&bytes)).transpose()
+}
+
+async fn read_starts(records: &dyn Records) -> Result<Starts, Fault> {
+    let damaged = || Fault::Damaged("list of starts");
+    let mut starts = vec![];
+    for (_, bytes) in all(records, START_PREFIX).await? {
+        let read = record::TreeStart::decode(bytes).map_err(|_| damaged())?;
+        starts.push((StartId::from_slice(&read.start_id).ok_or_else(damaged)?, read.first_commit));
+    }
+    Ok(Starts(starts))
+}
+
+async fn read_ends(records: &dyn Records) -> Result<HashMap<Subtree, u64>, Fault> {
+    let mut ends = HashMap::new();
+    for (key, value) in all(records, END_PREFIX).await? {
+        let subtree = key.get(END_PREFIX.len()..).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+        let end = value.as_ref().try_into().ok().map(u64::from_be_bytes);
+        let (Some(subtree), Some(end)) = (subtree, end) else { return Err(Fault::Damaged("list of ends")) };
+        ends.insert(Subtree(subtree), end);
+    }
+    Ok(ends)
+}
+
+async fn all(records: &dyn Records, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+    const AT_ONCE: usize = 1_000;
+    let mut found: Vec<(Bytes, Bytes)> = vec![];
+    loop {
+        let after = found.last().map(|(key, _)| key.clone());
+        let more = records.scan(prefix, after.as_deref(), AT_ONCE).await?;
+        let last = more.len() < AT_ONCE;
+        found.extend(more);
+        if last {
+            return Ok(found);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The record that every commit writes: where the tree stands.
+
+use bytes::Bytes;
+use cloakroom_core::ids::{CommitPosition, FramePosition, RootId, StartId, TreeId};
+use cloakroom_proto::record::v1 as record;
+use prost::Message;
+
+use crate::Fault;
+
+const VERSION: u32 = 1;
+
+/// Where a tree stands after a commit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TreeState {
+    /// The tree's name for its whole life.
+    pub tree: TreeId,
+    /// This commit.
+    pub at: CommitPosition,
+    /// The owner that made it.
+    pub owner: u64,
+    /// The number of the current root.
+    pub epoch: u64,
+    /// The current root.
+    pub root: RootId,
+    /// The key of the directory's top page, wrapped by the root.
+    pub anchor: Bytes,
+    /// The newest log frame that was durable then.
+    pub log: Option<FramePosition>,
+    /// How many subtrees were handed out.
+    pub subtrees: u32,
+}
+
+impl TreeState {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        record::TreeState {
+            version: VERSION,
+            tree_id: Bytes::copy_from_slice(&self.tree.0),
+            at: Some(encode_commit(self.at)),
+            owner_number: self.owner,
+            epoch: self.epoch,
+            root_id: Bytes::copy_from_slice(&self.root.0),
+            anchor: self.anchor.clone(),
+            log: self.log.map(|log| record::FramePosition {
+                start_id: Bytes::copy_from_slice(&log.start.0),
+                number: log.number,
+            }),
+            subtrees: self.subtrees,
+        }
+        .encode_to_vec()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Fault> {
+        let damaged = || Fault::Damaged("state");
+        let read = record::TreeState::decode(bytes).map_err(|_| damaged())?;
+        if read.version != VERSION {
+            return Err(Fault::Store(cloakroom_store::StoreError::Newer {
+                what: "key tree",
+                found: read.version,
+                known: VERSION,
+            }));
+        }
+        let at = read.at.and_then(|at| decode_commit(&at)).ok_or_else(damaged)?;
+        let log = match read.log {
+            None => None,
+            Some(log) => Some(FramePosition {
+                start: StartId::from_slice(&log.start_id).ok_or_else(damaged)?,
+                number: log.number,
+            }),
+        };
+        Ok(Self {
+            tree: TreeId::from_slice(&read.tree_id).ok_or_else(damaged)?,
+            at,
+            owner: read.owner_number,
+            epoch: read.epoch,
+            root: RootId::from_slice(&read.root_id).ok_or_else(damaged)?,
+            anchor: read.anchor,
+            log,
+            subtrees: read.subtrees,
+        })
+    }
+}
+
+pub(crate) fn encode_commit(at: CommitPosition) -> record::CommitPosition {
+    record::CommitPosition { start_id: Bytes::copy_from_slice(&at.start.0), number: at.number }
+}
+
+pub(crate) fn decode_commit(at: &record::CommitPosition) -> Option<CommitPosition> {
+    Some(CommitPosition { start: StartId::from_slice(&at.start_id)?, number: at.number })
+}
+
+/// All starts that a tree has seen, oldest first, with the first commit of each: tells whether a commit
+/// belongs to this branch of the tree's life, which a number alone cannot.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Starts(pub(crate) Vec<(StartId, u64)>);
+
+impl Starts {
+    /// Whether `commit` was made on the branch that ends at `newest`.
+    pub(crate) fn contain(&self, commit: CommitPosition, newest: u64) -> bool {
+        self.0.iter().enumerate().any(|(at, (start, first))| {
+            let next = self.0.get(at + 1).map_or(newest.saturating_add(1), |(_, next)| *next);
+            *start == commit.start && (*first..next).contains(&commit.number)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_of_a_branch_that_never_was_is_not_contained() {
+        let (a, b, c) = (StartId([1; 16]), StartId([2; 16]), StartId([3; 16]));
+        let starts = Starts(vec![(a, 1), (b, 5)]);
+        let at = |start, number| CommitPosition { start, number };
+        assert!(starts.contain(at(a, 4), 7) && starts.contain(at(b, 7), 7));
+        assert!(!starts.contain(at(a, 5), 7), "a was followed by b at 5");
+        assert!(!starts.contain(at(b, 8), 7), "not made yet");
+        assert!(!starts.contain(at(b, 4), 7), "b's first was 5");
+        assert!(!starts.contain(at(c, 5), 7), "the same number in another branch");
+    }
+}
