@@ -6,9 +6,10 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Inherited by everything that a test starts, and so the way to find what it left behind.
-export CLOAKROOM_TEST_RUN="run-$$-$RANDOM"
-export CLOAKROOM_PYTHON="$PWD/target/tools/python/bin/python"
+# Inherited by everything that a test starts, and so the way to find what it left behind. Neither name begins
+# with CLOAKROOM_: a daemon would take it for a key of its configuration.
+export TEST_RUN_MARK="run-$$-$RANDOM"
+export TEST_PYTHON="$PWD/target/tools/python/bin/python"
 
 # Prints the ids of processes that carry this run's mark, but for this script and its own children.
 leftovers() {
@@ -18,7 +19,7 @@ leftovers() {
         pid=${environment#/proc/}
         pid=${pid%/environ}
         [[ "$pid" == "$$" || "$pid" == "$BASHPID" ]] && continue
-        if tr '\0' '\n' 2>/dev/null <"$environment" | grep -qx "CLOAKROOM_TEST_RUN=$CLOAKROOM_TEST_RUN"; then
+        if tr '\0' '\n' 2>/dev/null <"$environment" | grep -qx "TEST_RUN_MARK=$TEST_RUN_MARK"; then
             # Ours are the script's shells; whatever runs another program is a leftover.
             [[ "$(readlink "/proc/$pid/exe" 2>/dev/null)" == "$(readlink /proc/$$/exe)" ]] && continue
             echo "$pid"
