@@ -42,12 +42,21 @@ impl Identity {
         Self::follow_every(POLL, files, shutdown)
     }
 
-    fn follow_every(poll: Duration, files: TlsFiles, shutdown: &Shutdown) -> Result<Self, RuntimeError> {
+    pub(crate) fn follow_every(
+        poll: Duration,
+        files: TlsFiles,
+        shutdown: &Shutdown,
+    ) -> Result<Self, RuntimeError> {
         let seen = Stamps::of(&files);
         let identity = Self { current: Arc::new(ArcSwap::from_pointee(server_config(&files)?)) };
         let hangup = signal(SignalKind::hangup()).map_err(RuntimeError::Signals)?;
         tokio::spawn(watch(identity.clone(), files, seen, poll, hangup, shutdown.clone()));
         Ok(identity)
+    }
+
+    pub(crate) fn reload(&self, files: &TlsFiles) -> Result<(), RuntimeError> {
+        self.current.store(Arc::new(server_config(files)?));
+        Ok(())
     }
 
     /// The acceptor for the next handshake.
@@ -77,11 +86,8 @@ async fn watch(
             continue;
         }
         seen = stamps;
-        match server_config(&files) {
-            Ok(config) => {
-                identity.current.store(Arc::new(config));
-                tracing::info!(certificate = %files.cert.display(), "certificates reloaded");
-            }
+        match identity.reload(&files) {
+            Ok(()) => tracing::info!(certificate = %files.cert.display(), "certificates reloaded"),
             Err(error) => tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "certificates changed but do not load; the former ones stay in force"

@@ -290,3 +290,6 @@ async fn answered(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;
