@@ -1,0 +1,333 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloakroom_bus::topics::{self, Difference};
+use cloakroom_bus::{
+    BusConfig, BusError, Incoming, Keyring, Kind, Outgoing, Publisher, Refused, Signer, Subscription,
+    Verified, verify,
+};
+use cloakroom_crypto::sign::SigningKey;
+use cloakroom_proto::bus::v1::{Checkpoint, Purge};
+use cloakroom_testkit::wait;
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio::time::timeout;
+
+/// On a machine without idle processors a broker has been seen to pause for half a minute.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
+
+/// A vault that sends and whoever believes it.
+pub(crate) struct Vault {
+    pub(crate) publisher: Publisher,
+    pub(crate) keyring: Keyring,
+    config: BusConfig,
+}
+
+impl Vault {
+    pub(crate) fn new(config: &BusConfig) -> Self {
+        let key = Arc::new(SigningKey::generate());
+        let keyring = Keyring::from_iter([("vault", key.verifying_key().clone())]);
+        let publisher = Publisher::connect(config, Signer { source: "vault".into(), key });
+        Self { publisher, keyring, config: config.clone() }
+    }
+
+    pub(crate) async fn with_topics(config: &BusConfig, controller: &str) -> Self {
+        let vault = Self::new(config);
+        timeout(DEADLINE, topics::ensure(config, &[controller.to_owned()]))
+            .await
+            .expect("in time")
+            .expect("topics");
+        vault
+    }
+
+    pub(crate) async fn publish(&self, records: Vec<Outgoing>) {
+        timeout(DEADLINE, self.publisher.publish(records)).await.expect("in time").expect("published");
+    }
+
+    pub(crate) fn subscribe(&self, group: &str, controller: &str) -> Subscription {
+        Subscription::open(&self.config, group, [topics::erasure(controller)])
+    }
+
+    pub(crate) async fn receive(&self, subscription: &mut Subscription, count: usize) -> Vec<Verified> {
+        let mut all = Vec::with_capacity(count);
+        while all.len() < count {
+            let record = receive(subscription).await;
+            all.push(verify(record, &self.keyring).expect("believed"));
+        }
+        all
+    }
+}
+
+pub(crate) async fn receive(subscription: &mut Subscription) -> Incoming {
+    timeout(DEADLINE, subscription.next()).await.expect("in time").expect("received")
+}
+
+pub(crate) fn purge(controller: &str, token: &str, id: &str) -> Outgoing {
+    let message = Purge { version: 1, purge_id: id.into(), token: token.into(), ..Purge::default() };
+    Outgoing::new(topics::erasure(controller), token, id, 1_750_000_000_000, &message).expect("a purge")
+}
+
+pub(crate) fn purges(controller: &str, count: usize) -> Vec<Outgoing> {
+    (0..count).map(|number| purge(controller, &format!("t{number}"), &format!("p{number}"))).collect()
+}
+
+pub(crate) fn ids(records: &[Verified]) -> BTreeSet<String> {
+    records.iter().map(|record| record.id.clone()).collect()
+}
+
+pub(crate) async fn keeps_order_per_key(config: &BusConfig) {
+    let vault = Vault::with_topics(config, "order").await;
+    for round in 0..5 {
+        let batch =
+            (0..100).map(|n| purge("order", &format!("t{}", n % 10), &format!("{:04}", round * 100 + n)));
+        vault.publish(batch.collect()).await;
+    }
+    let mut subscription = vault.subscribe("order-mail", "order");
+    let mut per_key: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut partitions = BTreeSet::new();
+    for record in vault.receive(&mut subscription, 500).await {
+        partitions.insert(record.position.partition);
+        per_key.entry(record.key).or_default().push(record.id);
+    }
+    assert_eq!(per_key.len(), 10);
+    for (key, seen) in per_key {
+        assert_eq!(seen.len(), 50, "{key}");
+        assert!(seen.is_sorted(), "{key}: {seen:?}");
+    }
+    assert!(partitions.len() > 1, "keys are spread");
+    subscription.close().await;
+}
+
+pub(crate) async fn delivers_again_what_was_not_committed(config: &BusConfig) {
+    let vault = Vault::with_topics(config, "again").await;
+    vault.publish((0..10).map(|n| purge("again", "t", &format!("p{n}"))).collect()).await;
+    let mut first = vault.subscribe("again-mail", "again");
+    let seen = vault.receive(&mut first, 10).await;
+    first.commit(&seen[3].position).unwrap();
+    first.flush().await.unwrap();
+    first.close().await;
+
+    let mut second = vault.subscribe("again-mail", "again");
+    let again = vault.receive(&mut second, 6).await;
+    let expected: Vec<String> = (4..10).map(|n| format!("p{n}")).collect();
+    assert_eq!(again.iter().map(|record| record.id.clone()).collect::<Vec<_>>(), expected);
+    second.close().await;
+}
+
+pub(crate) async fn takes_a_large_batch(config: &BusConfig) {
+    let vault = Vault::with_topics(config, "large").await;
+    let count = 25_000; // more than librdkafka's queue takes at once
+    vault.publish(purges("large", count)).await;
+    let mut subscription = vault.subscribe("large-mail", "large");
+    assert_eq!(ids(&vault.receive(&mut subscription, count).await).len(), count);
+    subscription.close().await;
+}
+
+pub(crate) async fn refuses_a_forged_signature(config: &BusConfig) {
+    let forged = resent(config, "forged", |record| header(record, "sig").reverse()).await;
+    assert_eq!(forged, Refused::BadSignature);
+}
+
+pub(crate) async fn refuses_a_foreign_key(config: &BusConfig) {
+    let vault = Vault::with_topics(config, "foreign").await;
+    let stranger = Vault::new(config);
+    stranger.publish(purges("foreign", 1)).await;
+    let mut subscription = vault.subscribe("foreign-mail", "foreign");
+    let record = receive(&mut subscription).await;
+    assert_eq!(verify(record, &vault.keyring).err(), Some(Refused::UnknownKey));
+    subscription.close().await;
+}
+
+pub(crate) async fn refuses_what_was_tampered_with(config: &BusConfig) {
+    let changes: [(&str, fn(&mut Raw)); 4] = [
+        ("tamper-topic", |record| record.topic = topics::erasure("tamper-topic-other")),
+        ("tamper-key", |record| record.key = b"another token".to_vec()),
+        ("tamper-value", |record| record.value.push(0)),
+        ("tamper-header", |record| header(record, "ce_id").push(b'x')),
+    ];
+    for (controller, change) in changes {
+        assert_eq!(resent(config, controller, change).await, Refused::BadSignature, "{controller}");
+    }
+}
+
+struct Raw {
+    topic: String,
+    key: Vec<u8>,
+    headers: Vec<(String, Vec<u8>)>,
+    value: Vec<u8>,
+}
+
+fn header<'a>(record: &'a mut Raw, name: &str) -> &'a mut Vec<u8> {
+    &mut record.headers.iter_mut().find(|(known, _)| known == name).expect("the header").1
+}
+
+/// Sends a good record, sends it again changed, past the publisher, and returns how that one is refused.
+async fn resent(config: &BusConfig, controller: &str, change: fn(&mut Raw)) -> Refused {
+    let vault = Vault::with_topics(config, controller).await;
+    let elsewhere = format!("{controller}-other");
+    topics::ensure(config, std::slice::from_ref(&elsewhere)).await.unwrap();
+    vault.publish(purges(controller, 1)).await;
+    let both = [topics::erasure(controller), topics::erasure(&elsewhere)];
+    let mut subscription = Subscription::open(config, &format!("{controller}-mail"), both);
+    let good = receive(&mut subscription).await;
+    let mut raw = Raw {
+        topic: good.position.topic.clone(),
+        key: good.key.clone().unwrap().to_vec(),
+        headers: good.headers.iter().map(|(name, value)| (name.clone(), value.to_vec())).collect(),
+        value: good.value.to_vec(),
+    };
+    assert!(verify(good, &vault.keyring).is_ok());
+
+    change(&mut raw);
+    let producer: FutureProducer =
+        ClientConfig::new().set("bootstrap.servers", crate::embedded::servers(config)).create().unwrap();
+    let headers = raw
+        .headers
+        .iter()
+        .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+    let record = FutureRecord::to(&raw.topic).key(&raw.key).payload(&raw.value).headers(headers);
+    producer.send(record, DEADLINE).await.unwrap();
+
+    let refused = verify(receive(&mut subscription).await, &vault.keyring).err().expect("refused");
+    subscription.close().await;
+    refused
+}
+
+pub(crate) async fn sees_a_topic_made_later(config: &BusConfig) {
+    let vault = Vault::with_topics(config, "early").await;
+    let mut subscription = vault.subscribe("later-mail", "early");
+    subscription.extend([topics::erasure("later")]).unwrap();
+    vault.publish(purges("early", 1)).await;
+    let first = vault.receive(&mut subscription, 1).await;
+    assert_eq!(first[0].position.topic, topics::erasure("early"));
+
+    topics::ensure(config, &["later".into(), "latest".into()]).await.unwrap();
+    vault.publish(purges("later", 1)).await;
+    assert_eq!(vault.receive(&mut subscription, 1).await[0].position.topic, topics::erasure("later"));
+
+    subscription.extend([topics::erasure("latest")]).unwrap();
+    vault.publish(purges("latest", 1)).await;
+    assert_eq!(vault.receive(&mut subscription, 1).await[0].position.topic, topics::erasure("latest"));
+    subscription.close().await;
+}
+
+pub(crate) async fn gives_everything_to_each_downstream(config: &BusConfig) {
+    let vault = Vault::with_topics(config, "both").await;
+    vault.publish(purges("both", 50)).await;
+    let (mut mail, mut affiliate) =
+        (vault.subscribe("both-mail", "both"), vault.subscribe("both-affiliate", "both"));
+    let (for_mail, for_affiliate) =
+        tokio::join!(vault.receive(&mut mail, 50), vault.receive(&mut affiliate, 50));
+    assert_eq!(ids(&for_mail).len(), 50);
+    assert_eq!(ids(&for_mail), ids(&for_affiliate));
+    mail.close().await;
+    affiliate.close().await;
+}
+
+pub(crate) async fn shares_a_group_without_doubling(config: &BusConfig) {
+    let vault = Vault::with_topics(config, "shared").await;
+    let mut members = [vault.subscribe("shared-mail", "shared"), vault.subscribe("shared-mail", "shared")];
+    let mut total = 0;
+    let mut by_member = [0, 0];
+    let mut seen = BTreeSet::new();
+    // Go on until both have had some: how soon the second joins is the broker's to say.
+    wait::until(DEADLINE, "both members get a share", async || {
+        let batch = (0..20).map(|n| purge("shared", &format!("t{n}"), &format!("p{}", total + n))).collect();
+        vault.publish(batch).await;
+        total += 20;
+        while seen.len() < total {
+            let [one, two] = &mut members;
+            let (member, record) = tokio::select! {
+                record = one.next() => (0, record),
+                record = two.next() => (1, record),
+            };
+            let record = verify(record.expect("received"), &vault.keyring).expect("believed");
+            members[member].commit(&record.position).expect("committed");
+            by_member[member] += 1;
+            seen.insert(record.id);
+        }
+        by_member.iter().all(|count| *count > 0).then_some(())
+    })
+    .await;
+    // What was on its way while partitions changed hands may come twice, no more.
+    let received: usize = by_member.iter().sum();
+    assert!(received <= total + 20, "{received} received of {total}");
+    for member in members {
+        member.close().await;
+    }
+}
+
+pub(crate) async fn keeps_checkpoints(config: &BusConfig) {
+    let vault = Vault::with_topics(config, "checkpoint").await;
+    for frames in 1..=3 {
+        let message = Checkpoint { version: 1, tree_id: "tree".into(), frames, ..Checkpoint::default() };
+        let id = format!("tree-{frames}");
+        let record =
+            Outgoing::new(topics::CHECKPOINT.into(), "tree", id, 1_750_000_000_000, &message).unwrap();
+        vault.publish(vec![record]).await;
+    }
+    let mut subscription = Subscription::open(config, "checkpoint-witness", [topics::CHECKPOINT.to_owned()]);
+    let last = vault.receive(&mut subscription, 3).await.pop().unwrap();
+    assert_eq!((last.kind, last.decode::<Checkpoint>().unwrap().frames), (Kind::Checkpoint, 3));
+    subscription.close().await;
+}
+
+pub(crate) async fn makes_topics_once(config: &BusConfig) {
+    let controllers = ["once-a".to_owned(), "once-b".to_owned()];
+    let before = topics::inspect(config, &controllers).await.unwrap();
+    assert!(before.contains(&(topics::erasure("once-a"), Difference::Missing)), "{before:?}");
+
+    let made = topics::ensure(config, &controllers).await.unwrap();
+    for name in [topics::erasure("once-a"), topics::notice("once-a"), topics::ack("once-b")] {
+        assert!(made.contains(&name), "{name} not in {made:?}");
+    }
+    wait::until(DEADLINE, "the topics are there", async || {
+        topics::inspect(config, &controllers).await.unwrap().is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(topics::ensure(config, &controllers).await.unwrap(), Vec::<String>::new());
+}
+
+pub(crate) async fn counts_the_lag(config: &BusConfig) {
+    let vault = Vault::with_topics(config, "lag").await;
+    vault.publish((0..10).map(|n| purge("lag", "t", &format!("p{n}"))).collect()).await;
+    let mut subscription = vault.subscribe("lag-mail", "lag");
+    let seen = vault.receive(&mut subscription, 10).await;
+    for (committed, behind) in [(None, 10), (Some(3), 6), (Some(9), 0)] {
+        if let Some(at) = committed {
+            subscription.commit(&seen[at].position).unwrap();
+            subscription.flush().await.unwrap();
+        }
+        let lags = subscription.lag().await.unwrap();
+        assert_eq!(lags.iter().map(|lag| lag.records).sum::<u64>(), behind, "{lags:?}");
+    }
+    subscription.close().await;
+}
+
+pub(crate) async fn refuses_what_is_too_large(config: &BusConfig) {
+    let vault = Vault::with_topics(config, "size").await;
+    let mut large = purge("size", "t", "p");
+    large.value = vec![0; 2 << 20].into();
+    match vault.publisher.publish(vec![large]).await {
+        Err(BusError::Refused { topic, code }) => {
+            assert_eq!((topic, code.as_str()), (topics::erasure("size"), "MessageSizeTooLarge"));
+        }
+        other => panic!("{other:?}"),
+    }
+    vault.publish(purges("size", 1)).await;
+}
+
+pub(crate) async fn refuses_a_topic_that_does_not_exist(config: &BusConfig) {
+    let vault = Vault::new(config);
+    match timeout(DEADLINE, vault.publisher.publish(purges("nobody", 1))).await.expect("in time") {
+        Err(BusError::Refused { topic, code }) => {
+            assert_eq!(topic, topics::erasure("nobody"));
+            assert!(code.starts_with("UnknownTopic"), "{code}");
+        }
+        other => panic!("{other:?}"),
+    }
+    topics::ensure(config, &["nobody".into()]).await.unwrap();
+    vault.publish(purges("nobody", 1)).await;
+}
