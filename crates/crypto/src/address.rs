@@ -140,3 +140,105 @@ pub fn from_email(text: &str) -> Option<([u8; 16], &str)> {
     let (letters, domain) = text.split_once('@')?;
     Some((base32::decode(letters)?, domain)).filter(|_| !domain.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use hex_literal::hex;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KINDS: [AddressKind; 4] =
+        [AddressKind::Token, AddressKind::Subject, AddressKind::Erasure, AddressKind::Purge];
+
+    fn known_key() -> AddressKey {
+        AddressKey::new(Key::fixed(std::array::from_fn(|i| i as u8)).borrow())
+    }
+
+    /// NIST SP 800-38A, F.1.5 (ECB-AES256), block 3, whose first four bits happen to be an erasure's.
+    #[test]
+    fn aes_256_vector() {
+        let key = hex!("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4");
+        let key = AddressKey::new(Key::fixed(key).borrow());
+        let address = Address {
+            kind: AddressKind::Erasure,
+            shard: 0x0c8,
+            number: 0x1c46_a35c_e411,
+            bits: 0xe5fb_c119_1a0a_52ef,
+        };
+        let block = hex!("b6ed21b99ca6f4f9f153e7b1beafed1d");
+        assert_eq!(key.encrypt(&address), block);
+        assert_eq!(key.decrypt(block, AddressKind::Erasure), Some(address));
+    }
+
+    /// Computed with another implementation (Python's cryptography and base64).
+    #[test]
+    fn golden_texts() {
+        let text = |kind, bits| {
+            let address = Address { kind, shard: 0xabc, number: 0x1234_5678_9abc, bits };
+            to_text(kind, known_key().encrypt(&address))
+        };
+        assert_eq!(text(AddressKind::Token, 0x1112131415161718), "tok_252czk53g4se3lcyenhxu64f7q");
+        assert_eq!(text(AddressKind::Subject, 0x1112131415161718), "sub_mr4sdsjn27jxba5rogeh3gxsxe");
+        assert_eq!(text(AddressKind::Erasure, 0x1112131415161718), "era_vg4wwp2mjtiebs6476mbach2ka");
+        assert_eq!(text(AddressKind::Purge, 9 << 32), "prg_5czccg4qfbfcffypbapjhp7jj4");
+        assert_eq!(Address::purge(0xabc, 0x1234_5678_9abc, 9).bits, 9 << 32);
+        assert_eq!(Address::purge(0, 1, 9).purge_value(), Some(9));
+    }
+
+    #[test]
+    fn a_purge_with_other_low_bits_is_none() {
+        let key = known_key();
+        let odd = Address { kind: AddressKind::Purge, shard: 0, number: 7, bits: 9 << 32 | 1 };
+        assert_eq!(key.decrypt(key.encrypt(&odd), AddressKind::Purge), None);
+    }
+
+    #[test]
+    fn other_texts_are_none() {
+        let text = "tok_252czk53g4se3lcyenhxu64f7q";
+        assert!(from_text(AddressKind::Token, text).is_some());
+        assert_eq!(from_text(AddressKind::Subject, text), None);
+        for other in
+            ["252czk53g4se3lcyenhxu64f7q", "TOK_252czk53g4se3lcyenhxu64f7q", "tok_252czk53g4se3lcyenhxu64f7Q"]
+        {
+            assert_eq!(from_text(AddressKind::Token, other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn email_shape() {
+        let block = *b"foobafoobafoobaf";
+        let text = to_email(block, "t.acme.example");
+        assert_eq!(text, "mzxw6ytbmzxw6ytbmzxw6ytbmy@t.acme.example");
+        assert_eq!(from_email(&text), Some((block, "t.acme.example")));
+        for other in ["mzxw6ytbmzxw6ytbmzxw6ytbmy", "mzxw6ytbmzxw6ytbmzxw6ytbmy@", "x@t.acme.example", "@"] {
+            assert_eq!(from_email(other), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn decrypts_to_what_was_encrypted(
+            kind in prop::sample::select(&KINDS[..3]),
+            shard in 0..=Address::SHARD_MAX,
+            number in 0..=Address::NUMBER_MAX,
+            bits: u64,
+        ) {
+            let key = AddressKey::new(Key::random().borrow());
+            let address = Address { kind, shard, number, bits };
+            let block = key.encrypt(&address);
+            prop_assert_eq!(from_text(kind, &to_text(kind, block)), Some(block));
+            for expected in KINDS {
+                let found = key.decrypt(block, expected);
+                prop_assert_eq!(found, (expected == kind).then_some(address));
+            }
+        }
+
+        #[test]
+        fn a_purge_comes_back(number in 0..=Address::NUMBER_MAX, value: u32) {
+            let key = AddressKey::new(Key::random().borrow());
+            let purge = Address::purge(1, number, value);
+            prop_assert_eq!(key.decrypt(key.encrypt(&purge), AddressKind::Purge), Some(purge));
+        }
+    }
+}

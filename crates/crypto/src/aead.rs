@@ -6,8 +6,8 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::{Zeroizing, zeroize_stack};
 
-use crate::arena::KEY_BYTES;
 use crate::OpenError;
+use crate::arena::KEY_BYTES;
 use crate::parts::Parts;
 
 /// The one format version so far, the first byte of everything sealed.
@@ -90,5 +90,120 @@ pub(crate) fn without_header(sealed: &[u8]) -> Result<&[u8], OpenError> {
         [FORMAT, suite, ..] => Err(OpenError::UnknownSuite(*suite)),
         [format, _, ..] => Err(OpenError::UnknownFormat(*format)),
         _ => Err(OpenError::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use hex_literal::hex;
+
+    use super::*;
+    use crate::seal::Context;
+    use crate::{Key, Plaintext, role};
+
+    /// The Galois/Counter Mode of Operation (McGrew, Viega), appendix B, test cases 13 and 14: key and nonce
+    /// of zeros, the only nonce used here.
+    #[test]
+    fn gcm_vectors() {
+        let tag = encrypt(&[0; 32], b"", &mut []);
+        assert_eq!(tag, hex!("530f8afbc74536b9a963b4f1c4cb738b"));
+        let mut text = [0; 16];
+        let tag = encrypt(&[0; 32], b"", &mut text);
+        assert_eq!(text, hex!("cea7403d4d606b6e074ec5d3baf39d18"));
+        assert_eq!(tag, hex!("d0d1c8a799996bf0265b98b5d48ab919"));
+        decrypt(&[0; 32], b"", &mut text, &tag).unwrap();
+        assert_eq!(text, [0; 16]);
+    }
+
+    #[test]
+    fn what_is_refused_stays_as_it_was() {
+        let mut text = *b"ciphertext";
+        let refused = decrypt(&[1; 32], b"", &mut text, &[0; TAG_BYTES]);
+        assert_eq!((refused, &text), (Err(OpenError::Refused), b"ciphertext"));
+    }
+
+    /// RFC 5869, appendix A, test cases 1 to 3: the Expand step.
+    #[test]
+    fn hkdf_expand_vectors() {
+        let mut okm = [0; 42];
+        let prk = hex!("077709362c2e32df0ddc3f0dc47bba6390b6c73bb50f9c3122ec844ad7c2b3e5");
+        expand(&prk, &[&hex!("f0f1f2f3f4f5f6f7f8f9")], &mut okm);
+        assert_eq!(
+            okm,
+            hex!("3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865")
+        );
+        let prk = hex!("06a6b88c5853361a06104c9ceb35b45cef760014904671014a193f40c15fc244");
+        let info: Vec<u8> = (0xb0..=0xff).collect();
+        let mut okm = [0; 82];
+        expand(&prk, &[&info], &mut okm);
+        assert_eq!(
+            okm,
+            hex!(
+                "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41c65e590e09
+                 da3275600c2f09b8367793a9aca3db71cc30c58179ec3e87c14c01d5c1f3434f1d87"
+            )
+        );
+        let prk = hex!("19ef24a32c717b167f33a91d6f648bdf96596776afdb6377ac434c1c293ccb04");
+        let mut okm = [0; 42];
+        expand(&prk, &[], &mut okm);
+        assert_eq!(
+            okm,
+            hex!("8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8")
+        );
+    }
+
+    /// What lies on this thread's stack below the caller's frame, read through the kernel.
+    #[inline(never)]
+    fn stack_below() -> Vec<u8> {
+        let here = 0_u8;
+        let end = (&raw const here as u64) & !4095;
+        let memory = File::open("/proc/self/mem").unwrap();
+        let mut found = Vec::new();
+        for page in 1..=32 {
+            let mut bytes = vec![0; 4096];
+            if memory.read_exact_at(&mut bytes, end - page * 4096).is_err() {
+                break;
+            }
+            found.splice(0..0, bytes);
+        }
+        found
+    }
+
+    #[inline(never)]
+    fn leave(pattern: &[u8; 32]) {
+        let left = [*pattern; 512];
+        std::hint::black_box(&left);
+    }
+
+    fn holds(memory: &[u8], wanted: &[u8]) -> bool {
+        memory.windows(wanted.len()).any(|bytes| bytes == wanted)
+    }
+
+    #[test]
+    fn nothing_of_a_key_stays_on_the_stack() {
+        let key = Key::<role::Value>::random();
+        let text = Plaintext::from_slice(&[7; 20]);
+        let context = Context {
+            controller: "acme",
+            subject_bits: 1,
+            activity: "ticketing",
+            field: "email",
+            bits: 2,
+            value_version: 1,
+        };
+        let sealed = key.borrow().seal(&text, &context).unwrap();
+        drop(key.borrow().open(&sealed, &context).unwrap());
+        let after = stack_below();
+
+        let traces = [0, 0x36, 0x5c].map(|pad| key.borrow().bytes().map(|byte| byte ^ pad)); // plain, HMAC's pads
+        for trace in &traces {
+            // The compiler may keep a part in registers, so half a key counts.
+            assert!(!holds(&after, &trace[..16]) && !holds(&after, &trace[16..]));
+        }
+        leave(&traces[0]);
+        assert!(holds(&stack_below(), &traces[0]), "what is left there is found");
     }
 }

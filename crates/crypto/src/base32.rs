@@ -36,3 +36,52 @@ pub(crate) fn decode(text: &str) -> Option<[u8; 16]> {
     }
     Some(number.to_be_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::BASE32_NOPAD;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 4648, section 10: "fooba" is MZXW6YTB, and "f" is MY.
+    #[test]
+    fn rfc_4648_vectors() {
+        assert_eq!(encode(*b"foobafoobafoobaf"), "mzxw6ytbmzxw6ytbmzxw6ytbmy");
+        assert_eq!(decode("mzxw6ytbmzxw6ytbmzxw6ytbmy"), Some(*b"foobafoobafoobaf"));
+    }
+
+    #[test]
+    fn other_spellings_are_none() {
+        let refused = [
+            "",
+            "mzxw6ytbmzxw6ytbmzxw6ytbm",   // short
+            "mzxw6ytbmzxw6ytbmzxw6ytbmya", // long
+            "mzxw6ytbmzxw6ytbmzxw6ytbm=",
+            "mzxw6ytbmzxw6ytbmzxw6ytbmz", // spare bits
+            "mzxw6ytbmzxw6ytbmzxw6ytbm2",
+            "Mzxw6ytbmzxw6ytbmzxw6ytbmy",
+            "mzxw6ytbmzxw6ytbmzxw6ytb1y",
+            "mzxw6ytb mzxw6ytbmzxw6ytby",
+            "mzxw6ytbmzxw6ytbmzxw6ytbé",
+        ];
+        for text in refused {
+            assert_eq!(decode(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_another_implementation(block: [u8; 16]) {
+            prop_assert_eq!(encode(block), BASE32_NOPAD.encode(&block).to_ascii_lowercase());
+            prop_assert_eq!(decode(&encode(block)), Some(block));
+        }
+
+        #[test]
+        fn what_is_read_is_written_the_same(text in "[a-z2-7]{26}") {
+            if let Some(block) = decode(&text) {
+                prop_assert_eq!(encode(block), text);
+            }
+        }
+    }
+}

@@ -38,3 +38,32 @@ pub fn frame(bytes: &[u8]) -> [u8; 32] {
 pub fn commitment(salt: &[u8; 32], subject_id: &str) -> [u8; 32] {
     sha256(&Parts::new(labels::SUBJECT_COMMITMENT).add(salt).add(subject_id.as_bytes()).bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use hex_literal::hex;
+
+    use super::*;
+
+    /// The vectors of Certificate Transparency's reference implementation of RFC 6962, section 2.1.
+    #[test]
+    fn rfc_6962_vectors() {
+        assert_eq!(empty(), hex!("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"));
+        assert_eq!(leaf(b""), hex!("6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"));
+        assert_eq!(
+            node(&leaf(b""), &leaf(&[0])),
+            hex!("fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125")
+        );
+    }
+
+    /// Computed with another implementation (Python's hashlib).
+    #[test]
+    fn golden_bytes() {
+        assert_eq!(frame(b"frame"), hex!("836a28ee2d3cb1ece14d82f0b72df4048daa9ba514f935b2e3212bd91454eb38"));
+        let salt = std::array::from_fn(|i| 0x80 + i as u8);
+        assert_eq!(
+            commitment(&salt, "sub_x"),
+            hex!("3b2a585be58c7d7c1cc8cca67f9aa7cc8258b157f02c48f05e49bcc96d168f11")
+        );
+    }
+}

@@ -30,8 +30,8 @@
 //!   no two different lists give the same bytes.
 //! - Formats and labels are frozen by golden bytes in the tests.
 
-mod aead;
 pub mod address;
+mod aead;
 pub mod arena;
 mod base32;
 pub mod hash;

@@ -23,3 +23,27 @@ impl KeyRef<'_, role::Idempotency> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hex_literal::hex;
+
+    use crate::Key;
+
+    /// Computed with another implementation (Python's hmac).
+    #[test]
+    fn golden_bytes() {
+        let key = Key::fixed(std::array::from_fn(|i| i as u8));
+        assert_eq!(
+            key.borrow().mac(&[b"billing", b"order-17"]),
+            hex!("51baf4fd30ade43ffe697c00e2c20f839bf911ce52cb28c31129d4aad02b3fd9")
+        );
+    }
+
+    #[test]
+    fn lists_that_join_to_the_same_bytes_differ() {
+        let key = Key::random();
+        assert_ne!(key.borrow().mac(&[b"ab", b"c"]), key.borrow().mac(&[b"a", b"bc"]));
+        assert_ne!(key.borrow().mac(&[b"a"]), Key::random().borrow().mac(&[b"a"]));
+    }
+}

@@ -222,3 +222,113 @@ impl KeyRef<'_, role::Page> {
         Ok(page)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hex_literal::hex;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Key;
+
+    const CONTEXT: PageContext =
+        PageContext { tree: TreeId([0xaa; 16]), subtree: 3, level: 2, index: 5, version: 7 };
+
+    fn known_key() -> Key<role::Page> {
+        Key::fixed(std::array::from_fn(|i| i as u8))
+    }
+
+    /// A page with keys of `0x10 + i` at the places set.
+    fn page_of(bitmap: u64) -> Page {
+        let mut page = Page::empty();
+        for i in places_of(bitmap) {
+            page.set(i, Key::<role::Value>::fixed([0x10 + i as u8; 32]).borrow());
+        }
+        page
+    }
+
+    fn assert_same(one: &Page, other: &Page) {
+        assert_eq!(one.bitmap, other.bitmap);
+        assert_eq!(one.bytes[..], other.bytes[..], "nothing but the keys is left in memory");
+    }
+
+    /// Computed with another implementation (Python's hmac and cryptography).
+    #[test]
+    fn golden_bytes() {
+        let salt = std::array::from_fn(|i| 0x80 + i as u8);
+        let page = page_of(1 | 1 << 5 | 1 << 63);
+        let sealed = hex!(
+            "0101808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f
+             0c65d54dbc7662c0b111e5ba1f624b86a3a09b113822e41da056993eaed14287
+             ea50636cc1d536172adf18ee49d076ab94e102c6493fb569c5452254c5ed1698
+             94b2164bac0b3b7b12f1706654501cc3f3d8fc55b89abe712ce9eeaccbe5020c
+             875bbc3a8c0e7af86439fc4f4b6cdf3e401cc68fdc61337f"
+        );
+        assert_eq!(known_key().borrow().seal_page_salted(&page, &CONTEXT, &salt), sealed.as_slice());
+        assert_same(&known_key().borrow().open_page(&sealed, &CONTEXT).unwrap(), &page);
+    }
+
+    #[test]
+    fn a_removed_key_is_gone_from_memory() {
+        let mut page = page_of(u64::MAX);
+        page.remove(63);
+        assert!(!page.has(63) && page.key::<role::Value>(63).is_none());
+        assert_eq!(page.bytes[place(63)..], [0; 32]);
+        assert_eq!(page.key::<role::Value>(62).unwrap().bytes(), &[0x10 + 62; 32]);
+        (0..63).for_each(|i| page.remove(i));
+        assert!(page.is_empty());
+        assert_eq!(page.bytes[..], [0; PAGE_BYTES]);
+    }
+
+    #[test]
+    fn there_is_no_place_64() {
+        let page = page_of(u64::MAX);
+        assert!(!page.has(64) && page.key::<role::Value>(64).is_none());
+    }
+
+    #[test]
+    fn every_write_has_a_salt_of_its_own() {
+        let (key, page) = (Key::random(), page_of(3));
+        assert_ne!(key.borrow().seal_page(&page, &CONTEXT), key.borrow().seal_page(&page, &CONTEXT));
+    }
+
+    proptest! {
+        #[test]
+        fn opens_to_what_was_sealed(bitmap in prop_oneof![Just(0), Just(u64::MAX), any::<u64>()]) {
+            let (key, page) = (Key::random(), page_of(bitmap));
+            let sealed = key.borrow().seal_page(&page, &CONTEXT);
+            prop_assert_eq!(sealed.len(), 2 + 32 + 8 + 32 * bitmap.count_ones() as usize + 16);
+            assert_same(&key.borrow().open_page(&sealed, &CONTEXT).unwrap(), &page);
+            assert_same(&page.copy(), &page);
+        }
+
+        #[test]
+        fn any_changed_bit_fails_to_open(bitmap: u64, bit in any::<prop::sample::Index>()) {
+            let mut sealed = known_key().borrow().seal_page(&page_of(bitmap), &CONTEXT).to_vec();
+            let bit = bit.index(sealed.len() * 8);
+            sealed[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(known_key().borrow().open_page(&sealed, &CONTEXT).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_refused_quietly(bytes in prop::collection::vec(any::<u8>(), 0..2300), version: bool) {
+            let bytes = if version { [&[FORMAT, SUITE][..], &bytes].concat() } else { bytes };
+            prop_assert!(known_key().borrow().open_page(&bytes, &CONTEXT).is_err());
+        }
+
+        #[test]
+        fn any_other_context_fails_to_open(which in 0..5, by in 1_u64..) {
+            let sealed = known_key().borrow().seal_page(&page_of(by), &CONTEXT);
+            let mut other = CONTEXT;
+            match which {
+                0 => other.tree.0[(by % 16) as usize] ^= 1,
+                1 => other.subtree ^= (by as u32).max(1),
+                2 => other.level ^= (by as u8).max(1),
+                3 => other.index ^= by,
+                _ => other.version ^= by,
+            }
+            prop_assert!(known_key().borrow().open_page(&sealed, &CONTEXT).is_ok());
+            prop_assert!(matches!(known_key().borrow().open_page(&sealed, &other), Err(OpenError::Refused)));
+        }
+    }
+}

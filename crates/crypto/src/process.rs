@@ -34,7 +34,8 @@ pub enum HardenError {
 pub fn harden() -> Result<Hardened, HardenError> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none).map_err(|error| HardenError::CoreLimit(error.into()))?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| HardenError::Dumpable(error.into()))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| HardenError::Dumpable(error.into()))?;
     Ok(Hardened { swap: swaps_in(&fs::read_to_string("/proc/swaps").unwrap_or_default()) })
 }
 
@@ -45,12 +46,43 @@ fn swaps_in(table: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+    use std::{env, fs::File};
+
+    use rustix::process::{dumpable_behavior, getrlimit};
+
     use super::*;
+
+    /// Hardens a process of its own: this test's program again, this test alone.
+    #[test]
+    fn a_hardened_process_dumps_nothing() {
+        const CHILD: &str = "CLOAKROOM_TEST_HARDENED";
+        if env::var_os(CHILD).is_some() {
+            harden().unwrap();
+            assert_eq!(getrlimit(Resource::Core), Rlimit { current: Some(0), maximum: Some(0) });
+            assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+            return;
+        }
+        let test = "process::tests::a_hardened_process_dumps_nothing";
+        let output = File::create("/dev/null").unwrap();
+        let child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(CHILD, "1")
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .status()
+            .unwrap();
+        assert!(child.success());
+        assert_ne!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable, "this one is as it was");
+    }
 
     #[test]
     fn swap_is_read_from_the_kernels_table() {
         let heading = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
         assert!(swaps_in(heading).is_empty());
-        assert_eq!(swaps_in(&format!("{heading}/dev/sda2  partition 8 0 -2\n/swap file 1 0 -3\n")), ["/dev/sda2", "/swap"]);
+        assert_eq!(
+            swaps_in(&format!("{heading}/dev/sda2  partition 8 0 -2\n/swap file 1 0 -3\n")),
+            ["/dev/sda2", "/swap"]
+        );
     }
 }

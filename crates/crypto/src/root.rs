@@ -37,7 +37,12 @@ impl KeyRef<'_, role::Root> {
         self.wrap_salted(context, key, &random::array())
     }
 
-    fn wrap_salted(&self, context: &RootContext, key: KeyRef<'_, role::Page>, salt: &[u8; SALT_BYTES]) -> Bytes {
+    fn wrap_salted(
+        &self,
+        context: &RootContext,
+        key: KeyRef<'_, role::Page>,
+        salt: &[u8; SALT_BYTES],
+    ) -> Bytes {
         let mut text = Slot::<KEY_BYTES>::zeroed();
         text.copy_from_slice(key.bytes());
         let associated = context.bytes();
@@ -73,5 +78,60 @@ impl KeyRef<'_, role::Root> {
             aead::decrypt(&wrapping, &associated, key.as_mut_slice(), tag)
         })?;
         Ok(Key::from_slot(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hex_literal::hex;
+
+    use super::*;
+
+    const CONTEXT: RootContext = RootContext { tree: TreeId([0xaa; 16]), root: RootId([0xbb; 16]) };
+
+    fn known_root() -> Key<role::Root> {
+        Key::fixed(std::array::from_fn(|i| i as u8))
+    }
+
+    /// Computed with another implementation (Python's hmac and cryptography).
+    #[test]
+    fn golden_bytes() {
+        let salt = std::array::from_fn(|i| 0x80 + i as u8);
+        let wrapped = hex!(
+            "0101808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f
+             48eb499fabca30171471ac46b17437bc025384b2f777cf625f3b6b80404edd2a
+             7da5092d484b0e42195d02dda53c52b0"
+        );
+        let top = Key::fixed([0x77; 32]);
+        assert_eq!(known_root().borrow().wrap_salted(&CONTEXT, top.borrow(), &salt), wrapped.as_slice());
+        let again = known_root().borrow().unwrap(&CONTEXT, &wrapped).unwrap();
+        assert_eq!(again.borrow().bytes(), &[0x77; 32]);
+    }
+
+    #[test]
+    fn any_change_fails_to_unwrap() {
+        let root = Key::random();
+        let wrapped = root.borrow().wrap(&CONTEXT, Key::random().borrow()).to_vec();
+        assert!(root.borrow().unwrap(&CONTEXT, &wrapped).is_ok());
+        assert!(Key::random().borrow().unwrap(&CONTEXT, &wrapped).is_err());
+        for bit in 0..wrapped.len() * 8 {
+            let mut changed = wrapped.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(root.borrow().unwrap(&CONTEXT, &changed).is_err(), "bit {bit}");
+        }
+        for len in 0..wrapped.len() {
+            assert!(root.borrow().unwrap(&CONTEXT, &wrapped[..len]).is_err(), "{len} bytes");
+        }
+        assert!(root.borrow().unwrap(&CONTEXT, &[&wrapped[..], &[0]].concat()).is_err());
+        let other_tree = RootContext { tree: TreeId([0xab; 16]), ..CONTEXT };
+        let other_root = RootContext { root: RootId([0xba; 16]), ..CONTEXT };
+        assert!(root.borrow().unwrap(&other_tree, &wrapped).is_err());
+        assert!(root.borrow().unwrap(&other_root, &wrapped).is_err());
+    }
+
+    #[test]
+    fn every_wrap_has_a_salt_of_its_own() {
+        let (root, top) = (Key::random(), Key::random());
+        assert_ne!(root.borrow().wrap(&CONTEXT, top.borrow()), root.borrow().wrap(&CONTEXT, top.borrow()));
     }
 }

@@ -63,5 +63,56 @@ fn luhn_valid(digits: &str) -> bool {
         .enumerate()
         .map(|(i, digit)| if i % 2 == 0 { digit } else { digit * 2 / 10 + digit * 2 % 10 })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn luhn_examples() {
+        // ISO/IEC 7812-1's own example, and card numbers that payment processors publish for tests.
+        for valid in ["79927398713", "4242424242424242", "378282246310005", "00"] {
+            assert!(luhn_valid(valid), "{valid}");
+        }
+        for invalid in ["79927398710", "4242424242424241", "1"] {
+            assert!(!luhn_valid(invalid), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn digits_keep_their_length_and_are_never_luhn_valid() {
+        for len in (8..=64).cycle().take(2_000) {
+            let token = digits(len).unwrap();
+            assert_eq!(token.len(), len);
+            assert!(token.bytes().all(|byte| byte.is_ascii_digit()) && !luhn_valid(&token), "{token}");
+        }
+        assert!([0, 1, 7, 65].into_iter().all(|len| digits(len).is_none()));
+    }
+
+    #[test]
+    fn every_digit_comes_up_everywhere() {
+        let seen: std::collections::HashSet<(usize, u8)> =
+            (0..500).flat_map(|_| random_digits(11).into_bytes().into_iter().enumerate()).collect();
+        assert_eq!(seen.len(), 11 * 10);
+    }
+
+    #[test]
+    fn phone_is_e_164_under_999() {
+        let token = phone();
+        let digits = token.strip_prefix("+999").unwrap();
+        assert!(digits.len() == 11 && digits.bytes().all(|byte| byte.is_ascii_digit()), "{token}");
+        assert_ne!(phone(), token);
+    }
+
+    #[test]
+    fn uuid_is_version_4() {
+        assert_eq!(uuid_of([0; 16]), "00000000-0000-4000-8000-000000000000");
+        assert_eq!(uuid_of([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        // RFC 9562, appendix A.3.
+        let known = 0x919108f7_52d1_4320_9bac_f847db4148a8_u128;
+        assert_eq!(uuid_of(known.to_be_bytes()), "919108f7-52d1-4320-9bac-f847db4148a8");
+        assert_ne!(uuid(), uuid());
+    }
 }

@@ -128,5 +128,106 @@ impl VerifyingKey {
 pub fn record_bytes(topic: &str, key: &[u8], headers: &[(&str, &[u8])], value: &[u8]) -> Vec<u8> {
     let count = (headers.len() as u64).to_le_bytes();
     let parts = Parts::new(labels::BUS_RECORD).add(topic.as_bytes()).add(key).add(&count);
-    headers.iter().fold(parts, |parts, (name, value)| parts.add(name.as_bytes()).add(value)).add(value).bytes()
+    headers
+        .iter()
+        .fold(parts, |parts, (name, value)| parts.add(name.as_bytes()).add(value))
+        .add(value)
+        .bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use hex_literal::hex;
+
+    use super::*;
+
+    fn key_of(seed: [u8; 32]) -> SigningKey {
+        SigningKey::from_seed(Key::fixed(seed).borrow())
+    }
+
+    /// RFC 8032, section 7.1, tests 1 and 2.
+    #[test]
+    fn rfc_8032_vectors() {
+        let key = key_of(hex!("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"));
+        let public = hex!("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
+        assert_eq!(key.verifying_key().as_bytes(), &public);
+        assert_eq!(
+            key.sign(b""),
+            hex!(
+                "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46b
+                 d25bf5f0595bbe24655141438e7a100b"
+            )
+        );
+        let key = key_of(hex!("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb"));
+        let public = hex!("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c");
+        let signature = hex!(
+            "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c
+             387b2eaeb4302aeeb00d291612bb0c00"
+        );
+        assert_eq!(key.sign(&[0x72]), signature);
+        VerifyingKey::from_bytes(&public).unwrap().verify(&[0x72], &signature).unwrap();
+    }
+
+    #[test]
+    fn anything_else_does_not_verify() {
+        let key = SigningKey::generate();
+        let signature = key.sign(b"message");
+        let public = key.verifying_key();
+        assert_eq!(public.verify(b"message", &signature), Ok(()));
+        assert_eq!(public.verify(b"messagE", &signature), Err(SignError::Refused));
+        assert_eq!(public.verify(b"message", &signature[..63]), Err(SignError::Refused));
+        assert_eq!(
+            SigningKey::generate().verifying_key().verify(b"message", &signature),
+            Err(SignError::Refused)
+        );
+        for bit in 0..512 {
+            let mut changed = signature;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(public.verify(b"message", &changed), Err(SignError::Refused), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn keys_under_which_anything_verifies_are_none() {
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        assert_eq!(VerifyingKey::from_bytes(&identity), Err(SignError::NoPublicKey));
+        assert_eq!(VerifyingKey::from_bytes(&[0; 31]), Err(SignError::NoPublicKey));
+    }
+
+    #[test]
+    fn a_seed_goes_out_and_comes_back() {
+        let key = SigningKey::generate();
+        let mut file = Vec::new();
+        key.write_to(&mut file).unwrap();
+        let again = SigningKey::read_from(&mut file.as_slice()).unwrap();
+        assert_eq!(again.verifying_key(), key.verifying_key());
+        assert_eq!(again.sign(b"m"), key.sign(b"m"));
+        assert!(SigningKey::read_from(&mut &file[1..]).is_err());
+    }
+
+    /// Computed with another implementation (Python's hashlib and struct).
+    #[test]
+    fn golden_bytes() {
+        let key = key_of(hex!("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"));
+        assert_eq!(key.verifying_key().kid(), "21fe31dfa154a261");
+        let headers = [("ce_id", b"1".as_slice()), ("ce_type", b"t")];
+        assert_eq!(
+            record_bytes("cloakroom.acme.erasure.v1", b"tok_x", &headers, b"v"),
+            hex!(
+                "17000000636c6f616b726f6f6d20627573207265636f72642076311900000063
+                 6c6f616b726f6f6d2e61636d652e657261737572652e763105000000746f6b5f
+                 780800000002000000000000000500000063655f696401000000310700000063
+                 655f7479706501000000740100000076"
+            )
+        );
+    }
+
+    #[test]
+    fn a_header_cannot_pass_for_the_value() {
+        let with_header = record_bytes("t", b"k", &[("a", b"b")], b"v");
+        assert_ne!(with_header, record_bytes("t", b"k", &[], b"v"));
+        assert_ne!(with_header, record_bytes("t", b"k", &[("a", b"v")], b"b"));
+        assert_ne!(with_header, record_bytes("t", b"k", &[("a", b"b"), ("v", b"")], b""));
+    }
 }
