@@ -20,9 +20,10 @@ help:
 setup:
 	@scripts/setup.sh all
 
-# The dev profile, for run and test alike: nothing is built twice.
+# The dev profile, for run and test alike. Asking for one test makes cargo choose every dependency's features as
+# it does for the tests; without it, whoever runs first and tests then would compile most of them twice.
 build:
-	@cargo build --locked --workspace --bins
+	@cargo build --locked --workspace --bins --test arrows
 
 run:
 	@scripts/setup.sh run
@@ -31,6 +32,7 @@ run:
 
 test:
 	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory build
 	@scripts/test.sh $(T)
 
 check:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test, then makes sure that no process a test started is still alive.
+# Runs every test (`make test` has built the daemons that some of them start), then makes sure that no process a test started is still alive.
 #
 #   scripts/test.sh [arguments for cargo nextest run]
 set -euo pipefail
@@ -45,8 +45,6 @@ end_leftovers() {
 }
 
 result=0
-# The daemons first: tests start them as programs.
-cargo build --locked --workspace --bins || exit 1
 cargo test --locked --workspace --doc --quiet || result=1
 cargo nextest run --locked --workspace --no-fail-fast "$@" || result=1
 end_leftovers || result=1
