@@ -164,7 +164,7 @@ fn enter_activity(activity: &super::Activity, all: &mut BTreeMap<(u8, String), A
 }
 
 fn attributes(words: impl IntoIterator<Item = (&'static str, String)>) -> Attributes {
-    words.into_iter().map(|(name, words)| (name.to_owned(), words)).collect()
+    words.into_iter().map(|(name, words)| (name.to_owned(), words.replace('\n', " "))).collect()
 }
 
 fn list(words: impl Iterator<Item = String>) -> String {

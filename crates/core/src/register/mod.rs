@@ -5,7 +5,7 @@
 //! few hash look-ups, without allocation. It never changes; a new version is a new `Register`.
 //!
 //! - `model`: what the file says, as types
-//! - `parse`: the file, its checks, its errors with line and key
+//! - `file`, `parse`, `shape`: the file, its checks, its errors with line and key
 //! - `decide`: who may do what
 //! - `change`: differences between versions, and what a new one must not strand
 //! - `warn`: contradictions worth a look
@@ -13,9 +13,13 @@
 
 mod change;
 mod decide;
+mod file;
 mod model;
 mod parse;
 pub mod report;
+mod shape;
+#[cfg(test)]
+mod tests;
 mod warn;
 
 pub use change::{Change, ChangeKind, diff, strands};

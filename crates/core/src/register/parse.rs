@@ -1,32 +1,26 @@
 //! `register.toml`: read, checked, and every complaint given with its line and key.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::ops::Range;
-
-use jiff::tz::TimeZoneDatabase;
-use serde::Deserialize;
-use serde::de::{self, SeqAccess, Visitor, value::SeqAccessDeserializer};
-use toml::Spanned;
 
 use super::Register;
 use super::decide::{Decisions, GRANTS_MAX};
-use super::model::{
-    Access, Activity, Downstream, Field, LegalBasis, Recipient, Role, Roles, SpecialBasis, ThirdParty,
-    TransferBasis, Verb,
+use super::file::{
+    RawAccess, RawActivity, RawDownstream, RawField, RawRegister, RawRole, RawThirdParty, Text,
 };
-use crate::field::{Category, FieldType};
+use super::model::{Access, Activity, Downstream, Field, Recipient, Role, Roles, ThirdParty, Verb};
+use super::shape::{is_domain, is_id, is_principal, is_region, is_slug, is_time_zone};
+use crate::field::Category;
 
 /// The largest register, in bytes: several times what a company with hundreds of activities needs, and few
 /// enough to stand in one event of the log.
 pub const REGISTER_BYTES_MAX: usize = 512 * 1024;
 
-/// The longest id (topics, metrics and certificates carry ids), name and description, in bytes.
-const ID_BYTES_MAX: usize = 63;
+/// The longest name and description, in bytes.
 const NAME_BYTES_MAX: usize = 200;
 const PROSE_BYTES_MAX: usize = 4_000;
-/// SPIFFE allows 2,048 bytes; a certificate's subject alternative name that long helps nobody.
-const PRINCIPAL_BYTES_MAX: usize = 512;
+/// The most of the TOML parser's own words, which quote the file.
+const MESSAGE_CHARS_MAX: usize = 300;
 /// A year.
 const DEADLINE_HOURS_MAX: u32 = 24 * 366;
 /// Three days, where a downstream states no deadline.
@@ -126,126 +120,13 @@ pub enum Problem {
     NoSpecialBasis(String),
 }
 
-type Text = Spanned<String>;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRegister {
-    controller: Text,
-    name: Text,
-    time_zone: Text,
-    token_domain: Option<Text>,
-    #[serde(default)]
-    field: Vec<RawField>,
-    #[serde(default)]
-    downstream: Vec<RawDownstream>,
-    #[serde(default)]
-    third_party: Vec<RawThirdParty>,
-    #[serde(default)]
-    role: Vec<RawRole>,
-    #[serde(default)]
-    activity: Vec<RawActivity>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawField {
-    id: Text,
-    r#type: FieldType,
-    category: Category,
-    #[serde(default)]
-    lookup: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawDownstream {
-    id: Text,
-    name: Text,
-    principal: Text,
-    region: Text,
-    transfer_basis: Option<TransferBasis>,
-    deadline_hours: Option<Spanned<u32>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawThirdParty {
-    id: Text,
-    name: Text,
-    region: Text,
-    transfer_basis: Option<TransferBasis>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRole {
-    principal: Text,
-    role: Role,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawActivity {
-    id: Text,
-    name: Text,
-    purposes: Vec<Text>,
-    legal_basis: Spanned<LegalBases>,
-    special_basis: Option<SpecialBasis>,
-    fields: Vec<Text>,
-    origin: Text,
-    retention: Text,
-    recipients: Vec<Text>,
-    transfers: Text,
-    security: Text,
-    #[serde(default)]
-    access: Vec<RawAccess>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawAccess {
-    principal: Text,
-    may: Vec<Spanned<Verb>>,
-    #[serde(default)]
-    purposes: Vec<Text>,
-    fields: Option<Vec<Text>>,
-}
-
-/// One ground or a list of them.
-struct LegalBases(Vec<LegalBasis>);
-
-impl<'de> Deserialize<'de> for LegalBases {
-    fn deserialize<D: de::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct OneOrMany;
-
-        impl<'de> Visitor<'de> for OneOrMany {
-            type Value = LegalBases;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("one of 6.1.a to 6.1.f, or a list of them")
-            }
-
-            fn visit_str<E: de::Error>(self, one: &str) -> Result<LegalBases, E> {
-                LegalBasis::deserialize(de::value::StrDeserializer::new(one)).map(|one| LegalBases(vec![one]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, many: A) -> Result<LegalBases, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(many)).map(LegalBases)
-            }
-        }
-
-        from.deserialize_any(OneOrMany)
-    }
-}
-
 pub(super) fn parse(toml: &str) -> Result<Register, RegisterError> {
     if toml.len() > REGISTER_BYTES_MAX {
         return Err(RegisterError::TooLarge);
     }
     let raw: RawRegister = toml::from_str(toml).map_err(|error| RegisterError::Syntax {
         line: line(toml, error.span()),
-        message: error.message().lines().collect::<Vec<_>>().join("; "),
+        message: error.message().replace('\n', "; ").chars().take(MESSAGE_CHARS_MAX).collect(),
     })?;
     Reader { toml }.register(raw)
 }
@@ -563,48 +444,6 @@ struct Known<'a> {
     /// By principal.
     downstream_of: HashMap<&'a str, &'a str>,
     roles: &'a [(String, Role)],
-}
-
-fn is_slug(text: &str) -> bool {
-    is_id(text) && !text.contains('_')
-}
-
-fn is_id(text: &str) -> bool {
-    let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    text.len() <= ID_BYTES_MAX
-        && text.bytes().next().is_some_and(lower)
-        && text.bytes().all(|byte| lower(byte) || byte == b'_' || byte == b'-')
-}
-
-/// The SPIFFE-ID specification, section 2: trust domain and path.
-fn is_principal(text: &str) -> bool {
-    let Some((domain, path)) = text.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')) else {
-        return false;
-    };
-    let in_domain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
-    let in_path = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-    text.len() <= PRINCIPAL_BYTES_MAX
-        && !domain.is_empty()
-        && domain.bytes().all(in_domain)
-        && path.split('/').all(|part| !matches!(part, "" | "." | "..") && part.bytes().all(in_path))
-}
-
-fn is_time_zone(text: &str) -> bool {
-    TimeZoneDatabase::bundled().get(text).is_ok()
-}
-
-fn is_domain(text: &str) -> bool {
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    };
-    text.len() <= 200 && text.contains('.') && text.split('.').all(is_label)
-}
-
-fn is_region(text: &str) -> bool {
-    text == "EEA" || (text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_uppercase()))
 }
 
 const _: () = assert!(GRANTS_MAX == 250_000, "the message of TooManyGrants names the number");
