@@ -3,6 +3,8 @@
 //! metadata --no-deps`: no network, no resolution, a few milliseconds); what a third party drags in behind
 //! our backs is the matter of `deny.toml`, which sees the resolved graph.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
 use std::process::Command;
 
 use serde_json::Value;
