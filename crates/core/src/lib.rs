@@ -8,11 +8,20 @@
 //! - [`register`]: what a controller's register of processing activities allows
 //! - [`field`]: what values look like, how they are masked and compared
 //! - [`card`]: payment card numbers, which no field may hold
+//! - [`event`]: what has happened
+//! - [`subject`], [`erasure`]: what events make of a person and of a request to forget one
+//! - [`certificate`]: what an erasure certificate says
+//! - [`refusal`]: why something is not done
 //! - [`text`]: codes, references and keys that come beside values
 
 pub mod card;
+pub mod certificate;
 pub mod clock;
+pub mod erasure;
+pub mod event;
 pub mod field;
 pub mod ids;
+pub mod refusal;
 pub mod register;
+pub mod subject;
 pub mod text;
