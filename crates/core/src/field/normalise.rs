@@ -21,7 +21,8 @@ pub fn normalise(field: FieldType, value: &str) -> String {
         FieldType::FullName | FieldType::PostalAddress | FieldType::Text => fold(value),
         FieldType::BirthDate => iso_date(value.trim()),
         FieldType::Digits | FieldType::DocumentNumber | FieldType::Iban => {
-            fold(value).chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_uppercase()
+            let plain: String = fold(value).chars().filter(|c| c.is_alphanumeric()).collect();
+            plain.to_uppercase().nfkc().collect()
         }
         FieldType::IpAddress => {
             let text = value.trim();
@@ -33,16 +34,10 @@ pub fn normalise(field: FieldType, value: &str) -> String {
     }
 }
 
-/// Compatibility forms, case (by way of the upper case, so that ß and ss meet) and blanks made one.
+/// Compatibility forms, case (by way of the upper case, so that ß, ẞ and ss meet) and blanks made one.
 fn fold(value: &str) -> String {
-    let folded: String = value
-        .nfkc()
-        .filter(|c| !is_direction_mark(*c))
-        .collect::<String>()
-        .to_uppercase()
-        .to_lowercase()
-        .nfkc()
-        .collect();
+    let plain: String = value.nfkc().filter(|c| !is_direction_mark(*c)).collect();
+    let folded: String = plain.to_lowercase().to_uppercase().to_lowercase().nfkc().collect();
     folded.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -55,10 +50,14 @@ fn e164(value: &str) -> String {
         None => (text.as_str(), ""),
     };
     let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
-    let international = number.strip_prefix('+').or_else(|| number.strip_prefix("00"));
-    let mut normal = match international {
-        Some(rest) => format!("+{}", without_trunk_zero(&digits(&rest.replace("(0)", "")))),
-        None => digits(number),
+    let has_plus = number.chars().find(|c| *c == '+' || c.is_ascii_digit()) == Some('+');
+    let all = digits(number);
+    let mut normal = if has_plus || all.starts_with("00") {
+        let rest = digits(&number.replace("(0)", ""));
+        let rest = if has_plus { rest.as_str() } else { rest.strip_prefix("00").unwrap_or(&rest) };
+        format!("+{}", without_trunk_zero(rest))
+    } else {
+        all
     };
     let extension = digits(extension);
     if !extension.is_empty() {
@@ -73,7 +72,7 @@ fn without_trunk_zero(digits: &str) -> String {
     const DROPS_ZERO: &[&str] = &["31", "32", "33", "41", "43", "44", "46", "49", "61", "353"];
     match digits.split_at_checked(country_code_digits(digits)) {
         Some((country, national)) if DROPS_ZERO.contains(&country) => {
-            format!("{country}{}", national.strip_prefix('0').unwrap_or(national))
+            format!("{country}{}", national.trim_start_matches('0'))
         }
         _ => digits.to_owned(),
     }
@@ -145,6 +144,7 @@ mod tests {
             (FieldType::Phone, "+44 020 7946 0958", "+442079460958"),
             (FieldType::FullName, "  JANE\u{a0} Miller ", "jane miller"),
             (FieldType::FullName, "Weiß", "WEISS"),
+            (FieldType::FullName, "WEIẞ", "weiss"),
             (FieldType::FullName, "Ｊａｎｅ", "Jane"),
             (FieldType::FullName, "ΟΔΥΣΣΕΥΣ", "Οδυσσευς"),
             (FieldType::BirthDate, "31/05/1984", "1984-05-31"),
@@ -152,6 +152,7 @@ mod tests {
             (FieldType::Iban, "gb82 west 12345698765432", "GB82WEST12345698765432"),
             (FieldType::IpAddress, "2001:DB8:0::1", "2001:db8::1"),
             (FieldType::Digits, "12-34", "1234"),
+            (FieldType::Phone, "(00) 34 600 123 372", "+34600123372"),
         ] {
             assert_eq!(normalise(field, one), normalise(field, other), "{one:?} as {field:?}");
         }

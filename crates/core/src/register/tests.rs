@@ -9,6 +9,10 @@ use super::*;
 const SEE: &str = include_str!("../../../../examples/registers/see-tickets/register.toml");
 const ACTIVE: &str = include_str!("../../../../examples/registers/active-tickets/register.toml");
 
+const SEE_US: &str = include_str!("../../../../examples/registers/see-tickets-us/register.toml");
+const HELLO: &str = include_str!("../../../../examples/registers/hellotickets/register.toml");
+const CARTEL: &str = include_str!("../../../../examples/registers/live-cartel/register.toml");
+
 const ORDERS: &str = "spiffe://cloakroom.local/service/orders";
 const SUPPORT: &str = "spiffe://cloakroom.local/service/support";
 const MAIL: &str = "spiffe://cloakroom.local/downstream/mail";
@@ -29,12 +33,34 @@ fn see_with(old: &str, new: &str) -> String {
 }
 
 #[test]
-fn the_examples_are_valid_and_free_of_contradictions() {
-    for (toml, controller) in [(SEE, "see-tickets"), (ACTIVE, "active-tickets")] {
-        let register = Register::parse(toml).expect("valid");
+fn examples_are_valid_and_free_of_contradictions() {
+    let examples = [
+        (SEE, "see-tickets", 4),
+        (ACTIVE, "active-tickets", 4),
+        (SEE_US, "see-tickets-us", 5),
+        (CARTEL, "live-cartel", 5),
+    ];
+    for (toml, controller, activities) in examples {
+        let register = Register::parse(toml).expect(controller);
         assert_eq!(register.controller(), controller);
-        assert_eq!(warnings(&register), Vec::<String>::new());
+        assert_eq!(register.activities().len(), activities);
+        assert_eq!(warnings(&register), Vec::<String>::new(), "{controller}");
     }
+}
+
+#[test]
+fn the_contradictions_of_hellotickets_are_found() {
+    let register = Register::parse(HELLO).expect("valid");
+    assert_eq!(register.activities().len(), 18);
+    let found = warnings(&register);
+    for vendor in ["Zendesk", "Microsoft Clarity", "Google Ads", "Impact"] {
+        let says_none = format!("says that there are no transfers, but the recipient {vendor} is in US");
+        let no_basis =
+            format!("the recipient {vendor} is in US, outside the EEA, and no transfer basis is stated");
+        assert!(found.iter().any(|warning| warning.contains(&says_none)), "{vendor}: {found:#?}");
+        assert!(found.iter().any(|warning| warning.contains(&no_basis)), "{vendor}: {found:#?}");
+    }
+    assert!(found.iter().all(|warning| warning.contains("outside the EEA")), "{found:#?}");
 }
 
 #[test]
