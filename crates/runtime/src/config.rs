@@ -84,9 +84,9 @@ fn place(text: &str, span: Option<std::ops::Range<usize>>) -> String {
     before.map_or_else(String::new, |before| format!(" (line {})", before.matches('\n').count() + 1))
 }
 
-fn put<'a>(
+fn put(
     table: &mut toml::Table,
-    path: &mut dyn Iterator<Item = &'a str>,
+    path: &mut dyn Iterator<Item = &str>,
     value: &str,
     origin: &str,
 ) -> Result<(), RuntimeError> {

@@ -69,7 +69,7 @@ pub fn inspect(inspection: &Inspection) -> Vec<Finding> {
 /// Bytes of swap space in use or free. Keys never reach it (their pages are locked), values on their way can.
 pub fn swap_bytes() -> u64 {
     let system = rustix::system::sysinfo();
-    u64::from(system.totalswap).saturating_mul(u64::from(system.mem_unit))
+    system.totalswap.saturating_mul(u64::from(system.mem_unit))
 }
 
 /// Bytes that this process may lock (RLIMIT_MEMLOCK); `None` without a limit.

@@ -49,6 +49,9 @@ pub struct TelemetryConfig {
     pub otlp: OtlpConfig,
 }
 
+/// The exporter's failures are worth a line, its comings and goings are not. What is configured overrides it.
+const EXPORTER_QUIET: &str = "opentelemetry=warn";
+
 impl Default for TelemetryConfig {
     fn default() -> Self {
         Self { format: LogFormat::default(), filter: "info".to_owned(), otlp: OtlpConfig::default() }
@@ -158,7 +161,7 @@ fn assemble(
         }
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(writer).boxed(),
     };
-    let filter = EnvFilter::try_new(&config.filter).map_err(refused)?;
+    let filter = EnvFilter::try_new(format!("{EXPORTER_QUIET},{}", config.filter)).map_err(refused)?;
     let mut spans_filter = EnvFilter::try_new(&config.filter).map_err(refused)?;
     for off in EXPORTER_OFF {
         spans_filter = spans_filter.add_directive(off.parse().map_err(refused)?);

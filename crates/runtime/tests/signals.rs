@@ -1,5 +1,7 @@
 //! A process of its own, ended by signals.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout)]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 

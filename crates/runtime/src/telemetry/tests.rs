@@ -93,10 +93,10 @@ async fn spans_and_metrics_reach_an_otlp_receiver_and_continue_the_callers_trace
     assert!(metrics.contains("cloakroom.erasures"), "{metrics}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_carry_the_trace_there_and_back() {
-    let (_receiver, config, _shutdown) = received().await;
-    let (_telemetry, dispatch) = assemble(&config, "cloakroom-test", "1", silent()).unwrap();
+    let (_receiver, config, shutdown) = received().await;
+    let (telemetry, dispatch) = assemble(&config, "cloakroom-test", "1", silent()).unwrap();
     tracing::dispatcher::with_default(&dispatch, || {
         let mut headers = http::HeaderMap::new();
         tracing::info_span!("client").in_scope(|| inject(&mut headers));
@@ -111,6 +111,8 @@ async fn headers_carry_the_trace_there_and_back() {
         }
     });
     assert_eq!(traceparent(), None);
+    telemetry.finish().await;
+    shutdown.begin();
 }
 
 #[tokio::test]
