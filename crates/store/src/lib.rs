@@ -4,6 +4,8 @@
 //! One set of traits and engines behind them:
 //! - [`log`]: events in frames, the truth; [`records`]: by key, in atomic batches; [`access`]: who read what
 //! - [`embedded`]: a segmented log of our own and sled, on one machine
+//! - `contract` (feature `contract`): one suite that every engine must pass
+//! - `faulty` (feature `contract`): engines that fail, and power cuts, on purpose
 //!
 //! Invariants:
 //! - A [`Log`] never changes what it has called durable, and cuts nothing off before [`Log::cut`].
@@ -12,7 +14,11 @@
 
 pub mod access;
 pub mod answer;
+#[cfg(feature = "contract")]
+pub mod contract;
 pub mod embedded;
+#[cfg(feature = "contract")]
+pub mod faulty;
 pub mod log;
 pub mod records;
 

@@ -173,7 +173,7 @@ mod tests {
         let position = (any::<[u8; 16]>(), any::<u64>());
         let events = proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..6);
         let ends = proptest::collection::vec((any::<u32>(), any::<u64>()), 0..4);
-        (position.clone(), any::<[u8; 32]>(), position, any::<u64>(), ends, any::<u64>(), events).prop_map(
+        (position, any::<[u8; 32]>(), position, any::<u64>(), ends, any::<u64>(), events).prop_map(
             |(at, previous_hash, rests_on, durable_number, ends, first_event, events)| Frame {
                 at: FramePosition { start: StartId(at.0), number: at.1 },
                 previous_hash,

@@ -117,6 +117,16 @@ impl EmbeddedLog {
         &self.folder
     }
 
+    /// The log's files, by the numbers of their first events, in order.
+    #[cfg(feature = "contract")]
+    pub(crate) fn segment_files(&self) -> Result<Vec<(u64, PathBuf)>, StoreError> {
+        super::folder::numbered_files(&self.folder, super::segment::LOG_EXTENSION)
+    }
+
+    /// What a segment begins with.
+    #[cfg(feature = "contract")]
+    pub(crate) const SEGMENT_HEADER_BYTES: u64 = HEADER_BYTES;
+
     /// How far the log is known to be durable: the first event of the segment that was synced last, and how
     /// many of its bytes. Segments before it are durable as a whole.
     pub fn synced(&self) -> (u64, u64) {
@@ -148,8 +158,10 @@ impl EmbeddedLog {
     fn write(&self, tail: &mut Tail, frame: &Frame, encoded: &Encoded) -> Result<FrameHash, StoreError> {
         let frame_bytes = encoded.bytes.len() as u64;
         let segment = match &tail.segment {
+            // A file is named by its first event, so one without events has no successor.
             Some(segment)
-                if tail.bytes == HEADER_BYTES || tail.bytes + frame_bytes <= self.options.segment_bytes =>
+                if tail.next_event == segment.header.first_event
+                    || tail.bytes + frame_bytes <= self.options.segment_bytes =>
             {
                 Arc::clone(segment)
             }
