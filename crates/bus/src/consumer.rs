@@ -1,5 +1,6 @@
 //! Receives records, and remembers what was processed.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,17 +78,27 @@ impl Subscription {
     pub async fn next(&mut self) -> Result<Incoming, BusError> {
         loop {
             self.connect().await?;
-            let Some(connection) = &self.connection else { continue };
-            let disconnect = tokio::select! {
+            if let Some(record) = self.receive().await? {
+                return Ok(record);
+            }
+            tracing::info!(target: "kafka", group = self.group, "subscription connects anew");
+            self.disconnect();
+        }
+    }
+
+    /// The next record of this connection; nothing once it is of no more use.
+    async fn receive(&self) -> Result<Option<Incoming>, BusError> {
+        let Some(connection) = &self.connection else { return Ok(None) };
+        // One watch over all errors: a dead broker's come faster than the file is looked at.
+        let mut moved = pin!(self.config.bootstrap.moved(&connection.address));
+        loop {
+            tokio::select! {
                 received = connection.consumer.recv() => match received {
-                    Ok(message) => return Ok(incoming(&message, self.connections)),
-                    Err(error) => triage(&error)?,
+                    Ok(message) => return Ok(Some(incoming(&message, self.connections))),
+                    Err(error) if is_spent(&error)? => return Ok(None),
+                    Err(_) => {}
                 },
-                () = self.config.bootstrap.moved(&connection.address) => true,
-            };
-            if disconnect {
-                tracing::info!(target: "kafka", group = self.group, "subscription connects anew");
-                self.disconnect();
+                () = &mut moved => return Ok(None),
             }
         }
     }
@@ -211,8 +222,8 @@ fn incoming(message: &BorrowedMessage<'_>, connection: u64) -> Incoming {
     }
 }
 
-/// An error in the stream: whether the consumer is spent (`true`) or goes on by itself (`false`).
-fn triage(error: &KafkaError) -> Result<bool, BusError> {
+/// An error in the stream: whether a new consumer is needed, or this one goes on by itself.
+fn is_spent(error: &KafkaError) -> Result<bool, BusError> {
     use RDKafkaErrorCode as Code;
     match error.rdkafka_error_code() {
         _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Ok(true),

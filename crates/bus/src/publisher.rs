@@ -70,13 +70,16 @@ impl Publisher {
         loop {
             let connection = self.connection().await?;
             let ended = tokio::select! {
-                ended = deliver(&connection.producer, &mut pending) => ended?,
-                () = self.config.bootstrap.moved(&connection.address) => Ended::Disconnected,
+                ended = deliver(&connection.producer, &mut pending) => ended,
+                () = self.config.bootstrap.moved(&connection.address) => Ok(Ended::Disconnected),
             };
-            match ended {
-                Ended::Delivered => return Ok(()),
-                Ended::Disconnected => self.disconnect(connection).await,
+            if let Ok(Ended::Delivered) = ended {
+                return Ok(());
             }
+            // Also after a refusal: the rest of the batch goes with the client, and with it what librdkafka
+            // remembers, such as that a topic does not exist.
+            self.disconnect(connection).await;
+            ended?;
         }
     }
 

@@ -6,6 +6,7 @@
 //! Needs a JDK (17 or newer) and Maven. Where they are missing, tests fail and say so.
 
 mod jars;
+mod shared;
 mod supervisor;
 
 use std::fmt::Write as _;
@@ -22,7 +23,7 @@ use supervisor::Supervisor;
 /// A machine without idle processors has been seen to take 27 s.
 const START_MAX: Duration = Duration::from_secs(120);
 
-/// A broker. Killed and its folder removed on drop.
+/// A broker of the caller's own. Killed and its folder removed on drop.
 pub struct Kafka {
     supervisor: Supervisor,
     folder: PathBuf,
@@ -63,24 +64,18 @@ impl Kafka {
     /// If it cannot be started, saying why.
     pub fn start_with(settings: &Settings) -> Self {
         let jars = Jars::fetched();
-        let folder = tempfile::Builder::new().prefix("cloakroom-kafka-").tempdir().expect("a folder").keep();
+        let folder = new_folder();
         // A port may be taken by others between being found free and being listened on.
         let mut refusal = String::new();
         for _ in 0..3 {
             let [port, controller_port] = ports::several();
             lay_out(&folder, &jars, port, controller_port, settings);
-            let command = jars.broker_command(&folder.join("server.properties"));
-            let mut supervisor = Supervisor::over(&folder, command);
+            let mut supervisor = Supervisor::over(&folder, jars.broker_command(&folder));
             let began = Instant::now();
             supervisor.start();
-            match await_start(&mut supervisor, &folder) {
+            match await_start(&folder, || supervisor.has_ended()) {
                 Ok(version) => {
-                    // Past the test harness's capture: the run's log shall show what it ran against.
-                    let _written = writeln!(
-                        std::io::stderr(),
-                        "Apache Kafka {version} on 127.0.0.1:{port}, started in {:.1} s",
-                        began.elapsed().as_secs_f32()
-                    );
+                    say_started(&version, port, began);
                     return Self { supervisor, folder, port, version };
                 }
                 Err(log) => refusal = log,
@@ -92,14 +87,15 @@ impl Kafka {
         panic!("Apache Kafka did not start:\n{refusal}");
     }
 
-    /// The broker that tests of one process share, started by the first of them. They keep apart by the names
-    /// of their topics and groups, and none kills it.
+    /// The address of a broker that all tests of a run share, in whichever process; the first of them starts
+    /// it, and it ends a moment after the last. Tests keep apart by the names of their topics and groups: see
+    /// [`crate::unique`].
     ///
     /// # Panics
     /// As [`Self::start`].
-    pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<Kafka> = OnceLock::new();
-        SHARED.get_or_init(Self::start) // its supervisor ends it with the process
+    pub fn shared() -> &'static str {
+        static SHARED: OnceLock<shared::Shared> = OnceLock::new();
+        SHARED.get_or_init(shared::Shared::join).bootstrap()
     }
 
     /// `host:port`, the same for the broker's whole life.
@@ -128,15 +124,26 @@ impl Kafka {
     /// If it does not start.
     pub fn restart(&mut self) {
         self.supervisor.start();
-        if let Err(log) = await_start(&mut self.supervisor, &self.folder) {
+        if let Err(log) = await_start(&self.folder, || self.supervisor.has_ended()) {
             panic!("Apache Kafka did not start again:\n{log}");
         }
     }
 }
 
+fn new_folder() -> PathBuf {
+    tempfile::Builder::new().prefix("cloakroom-kafka-").tempdir().expect("a folder").keep()
+}
+
+/// Past the test harness's capture: the run's log shall show what it ran against.
+fn say_started(version: &str, port: u16, began: Instant) {
+    let seconds = began.elapsed().as_secs_f32();
+    let line = format!("Apache Kafka {version} on 127.0.0.1:{port}, started in {seconds:.1} s");
+    let _unheard = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Waits for a start that has been ordered, and returns the version in its log; the log's end if there is no
 /// broker.
-fn await_start(supervisor: &mut Supervisor, folder: &Path) -> Result<String, String> {
+fn await_start(folder: &Path, mut has_ended: impl FnMut() -> bool) -> Result<String, String> {
     let path = folder.join("log");
     let given_up = Instant::now() + START_MAX;
     wait::until_blocking(START_MAX + Duration::from_secs(1), "Kafka's start", || {
@@ -145,7 +152,7 @@ fn await_start(supervisor: &mut Supervisor, folder: &Path) -> Result<String, Str
             let version = log.split_once("Kafka version: ").and_then(|(_, rest)| rest.lines().next());
             return Some(Ok(version.unwrap_or("of an unknown version").to_owned()));
         }
-        if supervisor.has_ended() || Instant::now() > given_up {
+        if has_ended() || Instant::now() > given_up {
             let lines: Vec<&str> = log.lines().collect();
             return Some(Err(lines[lines.len().saturating_sub(30)..].join("\n")));
         }
@@ -208,5 +215,12 @@ mod tests {
         drop(kafka);
         assert!(TcpStream::connect(address).is_err());
         assert!(!folder.exists());
+    }
+    #[test]
+    fn one_is_shared() {
+        let first = Kafka::shared();
+        assert!(TcpStream::connect(first).is_ok());
+        // what another process would get
+        assert_eq!(shared::Shared::join().bootstrap(), first);
     }
 }

@@ -5,10 +5,19 @@
 //! - [`kafka`]: Apache Kafka itself, on free ports, gone when the test is
 //! - [`ports`]: free ports
 //! - [`wait`]: waiting for a condition, with a deadline
+//! - [`unique`]: names that nobody else uses
 //! - [`ManualClock`]: a clock that tests set
 
 pub mod kafka;
 pub mod ports;
 pub mod wait;
 
+use std::hash::{BuildHasher, RandomState};
+
 pub use cloakroom_core::clock::ManualClock;
+
+/// `prefix`, a dash and eight random hexadecimal digits: a name that no other test, process or run uses.
+pub fn unique(prefix: &str) -> String {
+    let random = RandomState::new().hash_one(std::process::id());
+    format!("{prefix}-{:08x}", random & 0xffff_ffff)
+}

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use cloakroom_bus::topics::{self, Difference};
 use cloakroom_bus::{Bootstrap, BusConfig};
 use cloakroom_testkit::kafka::Kafka;
-use cloakroom_testkit::wait;
+use cloakroom_testkit::{unique, wait};
 
 use crate::suite::{DEADLINE, Vault, ids, purges};
 
@@ -13,16 +13,17 @@ fn config(bootstrap: String) -> BusConfig {
 
 /// The broker that the suite shares.
 pub(crate) fn shared() -> BusConfig {
-    config(Kafka::shared().bootstrap())
+    config(Kafka::shared().to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waits_for_a_broker_that_is_away_and_loses_nothing() {
     let mut kafka = Kafka::start();
     let config = config(kafka.bootstrap());
-    let vault = Arc::new(Vault::with_topics(&config, "away").await);
-    let mut subscription = vault.subscribe("away-mail", "away");
-    let mut all = purges("away", 3000);
+    let (vault, controller) = Vault::with_controller(&config).await;
+    let vault = Arc::new(vault);
+    let mut subscription = vault.subscribe("mail", &controller);
+    let mut all = purges(&controller, 3000);
     let (after, during) = (all.split_off(2000), all.split_off(1000));
 
     vault.publish(all).await;
@@ -49,14 +50,15 @@ async fn waits_for_a_broker_that_is_away_and_loses_nothing() {
 async fn what_was_acknowledged_survives_kill_9_in_the_middle() {
     let mut kafka = Kafka::start();
     let config = config(kafka.bootstrap());
-    let vault = Arc::new(Vault::with_topics(&config, "middle").await);
-    let sender = Arc::clone(&vault);
+    let (vault, controller) = Vault::with_controller(&config).await;
+    let vault = Arc::new(vault);
+    let (sender, records) = (Arc::clone(&vault), purges(&controller, 6000));
     let sending = tokio::spawn(async move {
-        for batch in purges("middle", 6000).chunks(50) {
+        for batch in records.chunks(50) {
             sender.publish(batch.to_vec()).await;
         }
     });
-    let mut subscription = vault.subscribe("middle-mail", "middle");
+    let mut subscription = vault.subscribe("mail", &controller);
     let mut received = vault.receive(&mut subscription, 300).await;
     kafka.kill9();
     kafka.restart();
@@ -70,12 +72,14 @@ async fn what_was_acknowledged_survives_kill_9_in_the_middle() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn inspect_names_what_differs() {
     let config = shared();
-    topics::ensure(&config, &["differs".into()]).await.unwrap();
+    let controllers = [unique("differs")];
+    let erasure = topics::erasure(&controllers[0]);
+    topics::ensure(&config, &controllers).await.unwrap();
     let longer = BusConfig { retention_ms: 7, partitions: 2, ..config };
     let found = wait::until(DEADLINE, "the topics are known", async || {
-        let mut found = topics::inspect(&longer, &["differs".into()]).await.unwrap();
-        found.retain(|(topic, _)| *topic == topics::erasure("differs"));
-        (!found.contains(&(topics::erasure("differs"), Difference::Missing))).then_some(found)
+        let mut found = topics::inspect(&longer, &controllers).await.unwrap();
+        found.retain(|(topic, _)| *topic == erasure);
+        (!found.contains(&(erasure.clone(), Difference::Missing))).then_some(found)
     })
     .await;
     let is = Some((400_u64 * 24 * 3600 * 1000).to_string());

@@ -4,7 +4,7 @@ use std::process::Command;
 use cloakroom_bus::{Bootstrap, BusConfig, EmbeddedBroker, topics};
 use tempfile::TempDir;
 
-use crate::suite::{Vault, ids, purges};
+use crate::suite::{Vault, ensure, ids, purges};
 
 pub(crate) struct Broker {
     folder: TempDir,
@@ -50,15 +50,15 @@ pub(crate) fn servers(config: &BusConfig) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_follow_it_to_its_new_port() {
     let mut broker = Broker::start();
-    let vault = Vault::with_topics(&broker.config(), "moved").await;
-    vault.publish(purges("moved", 5)).await;
-    let mut subscription = vault.subscribe("moved-mail", "moved");
+    let (vault, controller) = Vault::with_controller(&broker.config()).await;
+    vault.publish(purges(&controller, 5)).await;
+    let mut subscription = vault.subscribe("mail", &controller);
     let before = vault.receive(&mut subscription, 5).await;
     subscription.commit(&before[0].position).unwrap();
 
     broker.restart(); // and has forgotten everything
-    topics::ensure(&broker.config(), &["moved".into()]).await.unwrap();
-    vault.publish(purges("moved", 3)).await;
+    ensure(&broker.config(), &controller).await;
+    vault.publish(purges(&controller, 3)).await;
     let after = vault.receive(&mut subscription, 3).await;
     assert_eq!(ids(&after).len(), 3);
     subscription.commit(&before[4].position).unwrap(); // of the former broker: means nothing here
@@ -72,7 +72,7 @@ async fn clients_wait_for_its_first_start() {
     let mut broker = Broker::away();
     let config = broker.config();
     let vault = Vault::new(&config);
-    let mut subscription = vault.subscribe("first-mail", "first");
+    let mut subscription = vault.subscribe("mail", "first");
     let made = tokio::spawn(async move { topics::ensure(&config, &["first".into()]).await });
     let received = async {
         let sent = vault.publish(purges("first", 1));
@@ -88,8 +88,9 @@ async fn clients_wait_for_its_first_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_process_reaches_it() {
     let broker = Broker::start();
-    let vault = Vault::with_topics(&broker.config(), "outside").await;
-    let mut subscription = vault.subscribe("outside-mail", "outside");
+    ensure(&broker.config(), "outside").await;
+    let vault = Vault::new(&broker.config());
+    let mut subscription = vault.subscribe("mail", "outside");
     let outside = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "embedded::as_another_process", "--ignored"])
         .env("CONTRACT_PORT_FILE", broker.port_file())

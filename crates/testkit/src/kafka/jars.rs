@@ -46,8 +46,13 @@ impl Jars {
         self.folder.join("bootstrap.checkpoint")
     }
 
-    /// The command that runs a broker.
-    pub(super) fn broker_command(&self, properties: &Path) -> Vec<String> {
+    /// A folder beside the jars, for what several processes must agree on.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The command that runs the broker laid out in `folder`.
+    pub(super) fn broker_command(&self, folder: &Path) -> Vec<String> {
         let mut command: Vec<String> = Vec::new();
         if Command::new("setpriv").arg("--version").output().is_ok_and(|output| output.status.success()) {
             // even if somebody kills the supervisor
@@ -70,7 +75,7 @@ impl Jars {
             ]
             .map(str::to_owned),
         );
-        command.push(properties.display().to_string());
+        command.push(folder.join("server.properties").display().to_string());
         command
     }
 
