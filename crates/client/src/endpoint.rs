@@ -41,7 +41,7 @@ const RENEWAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// One server, and who we are to it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Endpoint {
     /// `host:port`.
     pub address: String,

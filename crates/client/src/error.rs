@@ -82,8 +82,8 @@ impl ClientError {
         }
     }
 
-    /// Sorts what came back from a channel to `address`.
-    pub(crate) fn of_status(address: &str, status: Status) -> Self {
+    /// Sorts what came back from a channel to `address`; for generated clients over [`crate::channel`].
+    pub fn of_status(address: &str, status: Status) -> Self {
         match Cause::of(&status) {
             Cause::Answer => Self::Status(Box::new(status)),
             Cause::Tls(source) => Self::Refused { address: address.to_owned(), source },

@@ -13,7 +13,7 @@ use cloakroom_client::proto::vault::v1::vault_service_server::{VaultService, Vau
 use cloakroom_client::proto::vault::v1::*;
 use cloakroom_client::{Client, ClientError, Endpoint, Retry};
 use cloakroom_core::clock::{Clock, SystemClock};
-use cloakroom_runtime::certs::{Authority, Subject};
+use cloakroom_runtime::certs::{Authority, Holder};
 use cloakroom_runtime::identity::{Identity, Principal};
 use cloakroom_runtime::serve::{Listener, ServeConfig};
 use cloakroom_runtime::shutdown::Shutdown;
@@ -131,8 +131,8 @@ fn now() -> i64 {
 async fn vault(config: ServeConfig) -> Vault {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::open_or_create(folder.path(), now()).unwrap();
-    let files = authority.issue(&Subject::local("vault"), now(), 1).unwrap();
-    authority.issue(&Subject::local("shop"), now(), 1).unwrap();
+    let files = authority.issue(&Holder::local("vault"), now(), 1).unwrap();
+    authority.issue(&Holder::local("shop"), now(), 1).unwrap();
     let shutdown = Shutdown::new();
     let identity = Identity::follow(files, &shutdown).unwrap();
     let listener = Listener::bind(([127, 0, 0, 1], 0).into(), config).await.unwrap();
@@ -261,8 +261,8 @@ async fn certificates_that_one_side_does_not_accept_are_refused() {
     let vault = vault(ServeConfig::default()).await;
     let elsewhere = tempfile::tempdir().unwrap();
     let foreign = Authority::open_or_create(elsewhere.path(), now()).unwrap();
-    foreign.issue(&Subject::local("shop"), now(), 1).unwrap();
-    vault.authority.issue(&Subject::local("old"), now() - 1000, 0).unwrap();
+    foreign.issue(&Holder::local("shop"), now(), 1).unwrap();
+    vault.authority.issue(&Holder::local("old"), now() - 1000, 0).unwrap();
 
     let ours = vault.endpoint();
     let stranger = Endpoint {
@@ -320,7 +320,7 @@ async fn a_renewed_certificate_is_shown_at_the_next_connection() {
     };
     assert_eq!(principal().await, "spiffe://cloakroom.local/shop");
     let renewed =
-        Subject { principal: Some("spiffe://cloakroom.local/shop/2".into()), ..Subject::local("shop") };
+        Holder { principal: Some("spiffe://cloakroom.local/shop/2".into()), ..Holder::local("shop") };
     vault.authority.issue(&renewed, now(), 1).unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while principal().await != "spiffe://cloakroom.local/shop/2" {

@@ -32,9 +32,9 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// What a certificate is to say.
+/// Whose certificate it is, and what it is to say.
 #[derive(Clone, Debug, Default)]
-pub struct Subject {
+pub struct Holder {
     /// Names the files and stands as the common name: lower-case letters, digits, `.`, `-`, `_`.
     pub name: String,
     /// The SPIFFE id; `None` makes a certificate that names nobody.
@@ -43,7 +43,7 @@ pub struct Subject {
     pub hosts: Vec<String>,
 }
 
-impl Subject {
+impl Holder {
     /// A service of the development trust domain: `spiffe://cloakroom.local/<name>`, served on this machine.
     pub fn local(name: &str) -> Self {
         Self {
@@ -124,13 +124,13 @@ impl Authority {
     /// # Errors
     /// [`RuntimeError::Name`] for a name or SPIFFE id that cannot stand in a certificate,
     /// [`RuntimeError::File`] for a file that cannot be written.
-    pub fn issue(&self, subject: &Subject, now_unix_ms: UnixMs, days: i64) -> Result<TlsFiles, RuntimeError> {
-        let mut params = subject.params()?;
+    pub fn issue(&self, holder: &Holder, now_unix_ms: UnixMs, days: i64) -> Result<TlsFiles, RuntimeError> {
+        let mut params = holder.params()?;
         lasting(&mut params, now_unix_ms, days);
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        let files = TlsFiles::named(&self.folder, &subject.name);
+        let files = TlsFiles::named(&self.folder, &holder.name);
         write(&files.key, &key.serialize_pem(), 0o600)?;
         write(&files.cert, &certificate.pem(), 0o644)?;
         Ok(files)
@@ -142,13 +142,13 @@ impl Authority {
 ///
 /// # Errors
 /// As [`Authority::issue`].
-pub fn request(folder: &Path, subject: &Subject) -> Result<PathBuf, RuntimeError> {
+pub fn request(folder: &Path, holder: &Holder) -> Result<PathBuf, RuntimeError> {
     std::fs::create_dir_all(folder).map_err(RuntimeError::file(folder))?;
-    let params = subject.params()?;
+    let params = holder.params()?;
     let key = KeyPair::generate()?;
     let csr = params.serialize_request(&key)?.pem()?;
-    let path = folder.join(format!("{}.csr", subject.name));
-    write(&folder.join(format!("{}.key", subject.name)), &key.serialize_pem(), 0o600)?;
+    let path = folder.join(format!("{}.csr", holder.name));
+    write(&folder.join(format!("{}.key", holder.name)), &key.serialize_pem(), 0o600)?;
     write(&path, &csr, 0o644)?;
     Ok(path)
 }
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(mode(&folder.path().join("ca.key")), 0o600);
         let authority = Authority::open_or_create(folder.path(), NOW + 1).unwrap();
         assert_eq!(std::fs::read(folder.path().join("ca.pem")).unwrap(), first);
-        let files = authority.issue(&Subject::local("shop"), NOW, 30).unwrap();
+        let files = authority.issue(&Holder::local("shop"), NOW, 30).unwrap();
         assert_eq!(mode(&files.key), 0o600);
         assert_eq!(mode(&files.cert), 0o644);
         assert_eq!(files.ca, folder.path().join("ca.pem"));
@@ -243,17 +243,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::open_or_create(folder.path(), NOW).unwrap();
         for name in ["", "../shop", "Shop", ".shop", "a b"] {
-            let subject = Subject { name: name.into(), ..Subject::local("x") };
-            assert!(matches!(authority.issue(&subject, NOW, 1), Err(RuntimeError::Name { .. })), "{name}");
+            let holder = Holder { name: name.into(), ..Holder::local("x") };
+            assert!(matches!(authority.issue(&holder, NOW, 1), Err(RuntimeError::Name { .. })), "{name}");
         }
-        let subject = Subject { principal: Some("https://x/y".into()), ..Subject::local("shop") };
-        assert!(authority.issue(&subject, NOW, 1).is_err());
+        let holder = Holder { principal: Some("https://x/y".into()), ..Holder::local("shop") };
+        assert!(authority.issue(&holder, NOW, 1).is_err());
     }
 
     #[test]
     fn a_signing_request_carries_the_spiffe_id() {
         let folder = tempfile::tempdir().unwrap();
-        let path = request(folder.path(), &Subject::local("shop")).unwrap();
+        let path = request(folder.path(), &Holder::local("shop")).unwrap();
         let pem = std::fs::read(path).unwrap();
         let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).unwrap();
         let (_, csr) =

@@ -4,6 +4,7 @@
 //! underscores go one level down). A variable's or flag's text is read as TOML where it is a number, a
 //! truth value, an array or an inline table, and as plain text otherwise; text that looks like a number
 //! is quoted, `"123"`. Unknown keys are errors wherever they come from: a misspelt limit is no limit.
+//! They are found here, with their whole path, so a configuration's own types need not deny them.
 
 use std::fmt;
 use std::path::Path;
@@ -107,6 +108,17 @@ fn parse(value: &str) -> toml::Value {
     let parsed = parsed.ok().filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
     // A date that a text key was meant to hold would be lost as a date; no key of ours is one.
     parsed.filter(|value| !value.is_datetime()).unwrap_or_else(|| value.into())
+}
+
+/// Reads a flag's `key=value`.
+///
+/// # Errors
+/// [`RuntimeError::Config`] if there is no `=` or no key before it.
+pub fn assignment(flag: &str) -> Result<(String, String), RuntimeError> {
+    match flag.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(RuntimeError::Config { origin: flag.to_owned(), reason: "wanted is key=value".to_owned() }),
+    }
 }
 
 /// What is in force, as TOML, secrets hidden by their own type.
@@ -251,6 +263,13 @@ mod tests {
         assert!(error.contains("CLOAKROOM_ADMIN__LISTEN"), "{error}");
         let error = loaded("", &[("CLOAKROOM_DATA__X", "1")], &[("data", "2"), ("data.y", "3")]).unwrap_err();
         assert!(error.to_string().contains("data.y"), "{error}");
+    }
+
+    #[test]
+    fn a_flag_is_a_key_and_a_value() {
+        let (key, value) = assignment("otlp.endpoint=http://c:1/?a=b").unwrap();
+        assert_eq!((key.as_str(), value.as_str()), ("otlp.endpoint", "http://c:1/?a=b"));
+        assert!(assignment("quiet").is_err() && assignment("=1").is_err());
     }
 
     #[test]

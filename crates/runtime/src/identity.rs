@@ -73,7 +73,7 @@ async fn watch(
     mut hangup: tokio::signal::unix::Signal,
     shutdown: Shutdown,
 ) {
-    let mut tick = tokio::time::interval(poll);
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + poll, poll);
     loop {
         let asked = tokio::select! {
             () = shutdown.begun() => return,

@@ -39,7 +39,7 @@ const EXPORTER_OFF: [&str; 5] = ["h2=off", "hyper=off", "tonic=off", "tower=off"
 
 /// Where telemetry goes.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct TelemetryConfig {
     /// What log lines look like.
     pub format: LogFormat,
@@ -71,7 +71,7 @@ pub enum LogFormat {
 
 /// Spans and metrics over OTLP (gRPC).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct OtlpConfig {
     /// The collector, `http://127.0.0.1:4317`; empty for none.
     pub endpoint: String,

@@ -27,7 +27,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::{Code, transport::Channel};
 
 use super::*;
-use crate::certs::{Authority, Subject};
+use crate::certs::{Authority, Holder};
 use crate::identity::TlsFiles;
 
 fn now() -> i64 {
@@ -62,11 +62,15 @@ struct Port {
 }
 
 async fn port(config: ServeConfig) -> Port {
+    port_polling(Duration::from_millis(20), config).await
+}
+
+async fn port_polling(poll: Duration, config: ServeConfig) -> Port {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::open_or_create(folder.path(), now()).unwrap();
-    let files = authority.issue(&Subject::local("vault"), now(), 1).unwrap();
+    let files = authority.issue(&Holder::local("vault"), now(), 1).unwrap();
     let shutdown = Shutdown::new();
-    let identity = Identity::follow_every(Duration::from_millis(20), files.clone(), &shutdown).unwrap();
+    let identity = Identity::follow_every(poll, files.clone(), &shutdown).unwrap();
     let listener = Listener::bind(([127, 0, 0, 1], 0).into(), config).await.unwrap();
     let address = listener.local_address();
     let (reached, slow) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
@@ -91,7 +95,7 @@ async fn port(config: ServeConfig) -> Port {
 
 impl Port {
     fn caller(&self, name: &str) -> TlsFiles {
-        self.authority.issue(&Subject::local(name), now(), 1).unwrap()
+        self.authority.issue(&Holder::local(name), now(), 1).unwrap()
     }
 
     async fn connect(&self, files: Option<&TlsFiles>) -> io::Result<TlsStream<TcpStream>> {
@@ -170,8 +174,8 @@ async fn grpc_and_http_see_the_same_principal() {
 #[tokio::test]
 async fn a_certificate_without_a_spiffe_uri_connects_and_is_unauthenticated() {
     let port = port(ServeConfig::default()).await;
-    let subject = Subject { principal: None, ..Subject::local("nobody") };
-    let nobody = port.authority.issue(&subject, now(), 1).unwrap();
+    let holder = Holder { principal: None, ..Holder::local("nobody") };
+    let nobody = port.authority.issue(&holder, now(), 1).unwrap();
     let status = grpc_status(port.connect(Some(&nobody)).await.unwrap()).await;
     assert_eq!(status.code(), Code::Unauthenticated);
     let (status, body) = port.whoami(Some(&nobody)).await.unwrap();
@@ -184,8 +188,8 @@ async fn foreign_expired_and_missing_certificates_fail_in_tls() {
     let port = port(ServeConfig::default()).await;
     let elsewhere = tempfile::tempdir().unwrap();
     let foreign = Authority::open_or_create(elsewhere.path(), now()).unwrap();
-    let foreign = foreign.issue(&Subject::local("shop"), now(), 1).unwrap();
-    let expired = port.authority.issue(&Subject::local("old"), now() - 1000, 0).unwrap();
+    let foreign = foreign.issue(&Holder::local("shop"), now(), 1).unwrap();
+    let expired = port.authority.issue(&Holder::local("old"), now() - 1000, 0).unwrap();
     // In TLS 1.3 the client is done before the server has looked: the refusal comes with the first read.
     assert!(port.whoami(Some(&foreign)).await.is_err());
     assert!(port.whoami(Some(&expired)).await.is_err());
@@ -200,13 +204,28 @@ async fn renewed_certificates_are_served_on_the_same_listener_while_old_connecti
     let seen = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone();
     let before = port.connect(Some(&shop)).await.unwrap();
     let old = seen(&before);
-    port.authority.issue(&Subject::local("vault"), now(), 2).unwrap();
+    port.authority.issue(&Holder::local("vault"), now(), 2).unwrap();
     until("the new certificate is served", async || {
         // Between the renewal of key and certificate either may be seen; a handshake never fails.
         seen(&port.connect(Some(&shop)).await.unwrap()) != old
     })
     .await;
     assert_eq!(get_over(before, "/whoami").await.unwrap().0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_hangup_reloads_at_once() {
+    let port = port_polling(Duration::from_secs(3600), ServeConfig::default()).await;
+    let shop = port.caller("shop");
+    let serial = async || {
+        let stream = port.connect(Some(&shop)).await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+    };
+    let old = serial().await;
+    port.authority.issue(&Holder::local("vault"), now(), 2).unwrap();
+    assert!(serial().await == old, "nobody has looked");
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
+    until("the new certificate is served", async || serial().await != old).await;
 }
 
 #[tokio::test]
