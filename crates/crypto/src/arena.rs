@@ -517,14 +517,13 @@ mod tests {
         let locked = arena.reserve(1, false).unwrap();
         assert_eq!(locked, Locked { bytes: CHUNK_BYTES, locked_bytes: CHUNK_BYTES });
         let mut held = Vec::new();
-        while let Some(place) = arena.take(Size::Page) {
+        while held.len() < 2 * CHUNK_BYTES / PAGE_BYTES
+            && let Some(place) = arena.take(Size::Page)
+        {
             held.push(place);
         }
         assert_eq!(held.len(), CHUNK_BYTES / PAGE_BYTES);
-        let mut keys = 0;
-        while arena.take(Size::Key).is_some() {
-            keys += 1;
-        }
+        let keys = (0..CHUNK_BYTES).take_while(|_| arena.take(Size::Key).is_some()).count();
         assert_eq!(keys, CHUNK_BYTES % PAGE_BYTES / KEY_BYTES, "what no page fits into is keys'");
         // A page that comes back serves keys too, 65 of them.
         arena.put_back(held.pop().unwrap(), Size::Page);

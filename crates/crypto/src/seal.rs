@@ -42,7 +42,7 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         Parts::new(labels::VALUE)
             .add(&[FORMAT])
             .add(&[SUITE])
