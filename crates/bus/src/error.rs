@@ -62,13 +62,14 @@ impl BusError {
         match error {
             KafkaError::ClientConfig(_, _, name, _) => Self::Setting { name: name.clone() },
             KafkaError::ClientCreation(reason) => Self::Client { reason: reason.clone() },
-            KafkaError::AdminOpCreation(_) => Self::Away { code: "AdminOpCreation".into() },
-            other => match other.rdkafka_error_code() {
-                Some(code) if is_away(code) => Self::Away { code: name(code) },
-                Some(code) => Self::refused("-", code),
-                None => Self::refused("-", RDKafkaErrorCode::Unknown),
-            },
+            KafkaError::Canceled => Self::Stopping,
+            KafkaError::AdminOp(code) => Self::of_code(*code),
+            other => Self::of_code(other.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
         }
+    }
+
+    fn of_code(code: RDKafkaErrorCode) -> Self {
+        if is_away(code) { Self::Away { code: name(code) } } else { Self::refused("-", code) }
     }
 
     pub(crate) fn refused(topic: &str, code: RDKafkaErrorCode) -> Self {
@@ -76,7 +77,7 @@ impl BusError {
     }
 }
 
-pub(crate) fn name(code: RDKafkaErrorCode) -> String {
+fn name(code: RDKafkaErrorCode) -> String {
     format!("{code:?}")
 }
 

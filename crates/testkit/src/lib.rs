@@ -8,6 +8,9 @@
 //! - [`unique`]: names that nobody else uses
 //! - [`ManualClock`]: a clock that tests set
 
+// A test that cannot go on panics.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 pub mod kafka;
 pub mod ports;
 pub mod wait;

@@ -1,5 +1,7 @@
 //! What every broker must do for us: one suite, run against the embedded broker and Apache Kafka.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 mod apache;
 mod embedded;
 mod suite;

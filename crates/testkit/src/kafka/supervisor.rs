@@ -15,6 +15,7 @@ while read -r verb; do
   case $verb in
     start) : >"$folder/log"; "$@" </dev/null >>"$folder/log" 2>&1 & child=$!; echo started ;;
     kill) gone; echo killed ;;
+    stop) kill "$child"; wait "$child" 2>/dev/null; child=; echo stopped ;;
     alive) if [ -n "$child" ] && kill -0 "$child" 2>/dev/null; then echo yes; else echo no; fi ;;
     keep) folder= ;;
   esac
@@ -63,6 +64,11 @@ impl Supervisor {
 
     pub(super) fn kill(&mut self) {
         assert_eq!(self.order("kill"), "killed");
+    }
+
+    /// Asks the broker to end, and waits for it.
+    pub(super) fn stop(&mut self) {
+        assert_eq!(self.order("stop"), "stopped");
     }
 
     pub(super) fn has_ended(&mut self) -> bool {
