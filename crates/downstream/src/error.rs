@@ -83,6 +83,12 @@ pub enum DownstreamError {
     /// The vault gave a key that is none.
     #[error("the vault named a key that is no Ed25519 key")]
     AnnouncerKey(#[from] SignError),
+    /// The vault fell silent in the middle of a replay.
+    #[error("the vault fell silent in the middle of a replay")]
+    Silent,
+    /// A replayed record is not the announcer's, or cannot be read.
+    #[error("a replayed record is refused")]
+    Replayed(#[source] cloakroom_bus::Refused),
     /// The purge itself said that it cannot go on.
     #[error("purging failed: {0}")]
     Purge(#[from] crate::PurgeError),

@@ -7,6 +7,8 @@
 //!
 //! - [`copies`]: copies sealed under keys that a purge destroys
 //! - [`erasure`]: what a downstream is told, and [`Purge`]
+//! - [`reader`]: values from the vault, under the downstream's own purpose, into the copies
+//! - [`kit`]: everything else
 //!
 //! Invariants (design: broadcast.md):
 //! - A token once purged stays purged: no later `put` brings its value back, and nobody uses a copy of it.
@@ -16,9 +18,13 @@
 pub mod copies;
 pub mod erasure;
 mod error;
+pub mod kit;
+pub mod reader;
 
 pub use cloakroom_core::clock::{Clock, SystemClock, UnixMs};
 pub use cloakroom_crypto::Plaintext;
 pub use copies::{Copies, CopyGuard, Counts, Forget, NothingElse, RowEdit, Rows, Scope, Sequence};
 pub use erasure::{Erasure, Purge, PurgeError, Purged, Rectified, Token};
 pub use error::DownstreamError;
+pub use kit::{Kit, KitConfig};
+pub use reader::{Held, Read, Reader};
