@@ -32,5 +32,5 @@ pub use consumer::{Lag, Subscription};
 pub use embedded::EmbeddedBroker;
 pub use error::BusError;
 pub use publisher::{Publisher, Signer};
-pub use record::{Incoming, Keyring, Outgoing, Position, Refused, Verified, verify};
+pub use record::{Incoming, Keyring, Outgoing, Position, Refused, Signed, Verified, verify};
 pub use topics::Kind;

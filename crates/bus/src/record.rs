@@ -57,6 +57,14 @@ impl Outgoing {
         Ok(Self { topic, key: key.into(), kind, id: id.into(), time_unix_ms, value, trace: None })
     }
 
+    /// What goes over Kafka, for those who ask for it over another way: a replay of the erasure ledger.
+    ///
+    /// # Errors
+    /// [`BusError::Malformed`] as for a publication.
+    pub fn signed(self, signer: &crate::Signer) -> Result<Signed, BusError> {
+        self.sign(&signer.source, &signer.key)
+    }
+
     /// Its headers and signature.
     pub(crate) fn sign(self, source: &str, key: &SigningKey) -> Result<Signed, BusError> {
         let malformed = |part| BusError::Malformed { topic: self.topic.clone(), part };
@@ -95,11 +103,15 @@ impl Outgoing {
 }
 
 /// A record ready for the wire.
-pub(crate) struct Signed {
-    pub(crate) topic: String,
-    pub(crate) key: String,
-    pub(crate) headers: Vec<(String, Bytes)>,
-    pub(crate) value: Bytes,
+pub struct Signed {
+    /// Where to.
+    pub topic: String,
+    /// What orders it among others of its topic.
+    pub key: String,
+    /// CloudEvents attributes, `kid` and `sig`.
+    pub headers: Vec<(String, Bytes)>,
+    /// The encoded message of `bus/v1`.
+    pub value: Bytes,
 }
 
 /// Where a record stood, as seen by the subscription that received it.

@@ -66,7 +66,8 @@ fn headers_are_cloudevents() {
 fn any_change_is_refused() {
     let key = SigningKey::generate();
     let keyring = ring(&key);
-    let changes: [(&str, fn(&mut Incoming)); 8] = [
+    type Change = fn(&mut Incoming);
+    let changes: [(&str, Change); 8] = [
         ("topic", |record| record.position.topic = topics::erasure("globex")),
         ("key", |record| record.key = Some("t2".into())),
         ("no key", |record| record.key = None),

@@ -31,7 +31,7 @@ async fn waits_for_a_broker_that_is_away_and_loses_nothing() {
     let (after, during) = (all.split_off(2000), all.split_off(1000));
 
     vault.publish(all).await;
-    let mut received = vault.receive(&mut subscription, 500).await;
+    let mut received = ids(&vault.receive(&mut subscription, 500).await);
     kafka.kill9();
     let sender = Arc::clone(&vault);
     let waiting = tokio::spawn(async move { sender.publisher.publish(during).await });
@@ -44,8 +44,8 @@ async fn waits_for_a_broker_that_is_away_and_loses_nothing() {
     waiting.await.unwrap().unwrap();
     vault.publish(after).await;
 
-    while ids(&received).len() < 3000 {
-        received.extend(vault.receive(&mut subscription, 1).await);
+    while received.len() < 3000 {
+        received.extend(ids(&vault.receive(&mut subscription, 1).await));
     }
     subscription.close().await;
 }
@@ -63,12 +63,12 @@ async fn what_was_acknowledged_survives_kill_9_in_the_middle() {
         }
     });
     let mut subscription = vault.subscribe("mail", &controller);
-    let mut received = vault.receive(&mut subscription, 300).await;
+    let mut received = ids(&vault.receive(&mut subscription, 300).await);
     kafka.kill9();
     kafka.restart();
     sending.await.unwrap();
-    while ids(&received).len() < 6000 {
-        received.extend(vault.receive(&mut subscription, 1).await);
+    while received.len() < 6000 {
+        received.extend(ids(&vault.receive(&mut subscription, 1).await));
     }
     subscription.close().await;
 }
@@ -120,7 +120,7 @@ async fn speaks_tls_with_certificates_of_one_authority() {
     subscription.close().await;
 
     for stranger in [client_of(&theirs), config(kafka.bootstrap())] {
-        let refused = topics::ensure(&stranger, &[controller.clone()]).await;
+        let refused = topics::ensure(&stranger, std::slice::from_ref(&controller)).await;
         assert!(matches!(refused, Err(BusError::Away { .. })), "{refused:?}");
     }
 }
