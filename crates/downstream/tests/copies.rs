@@ -1,6 +1,8 @@
 //! Copies through their public face, on a real disk: what is put can be used until it is purged, and then by
 //! nobody, whatever comes late, restarts or is restored.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // a test may panic
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
