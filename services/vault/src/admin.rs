@@ -1,0 +1,19 @@
+//! The admin endpoint: one port for gRPC and for HTTP/JSON, both thin over the engine, so that neither can do
+//! what the other cannot.
+
+mod grpc;
+mod http;
+mod json;
+mod problem;
+mod query;
+mod wire;
+
+pub(crate) use grpc::AdminApi;
+pub(crate) use http::router;
+pub(crate) use problem::nowhere;
+
+/// Erasures on a page where the caller does not say.
+const PAGE_ERASURES: usize = 100;
+
+/// The most erasures on a page.
+const PAGE_ERASURES_MAX: usize = 1_000;

@@ -1,0 +1,238 @@
+//! The admin endpoint over HTTP/JSON, as `openapi.json` describes it. Personal data stands in bodies only;
+//! no refusal repeats what it refuses.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use cloakroom_runtime::identity::Principal;
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+use serde::de::DeserializeOwned;
+
+use super::problem::{Problem, not_so};
+use super::{json, query};
+use crate::house::House;
+use crate::wire::MESSAGE_BYTES_MAX;
+
+/// The document that describes these routes (OpenAPI 3.1).
+pub(crate) const OPENAPI: &str = include_str!("openapi.json");
+
+/// The routes. Whoever merges them says what becomes of requests for others.
+pub(crate) fn router(house: House) -> Router {
+    Router::new()
+        .route("/v1/erasures", post(request_erasure).get(list_erasures))
+        .route("/v1/erasures/preview", post(preview_erasure))
+        .route("/v1/erasures/{erasure_id}", get(erasure))
+        .route("/v1/erasures/{erasure_id}/redrive", post(redrive))
+        .route("/v1/erasures/{erasure_id}/certificate", get(certificate))
+        .route("/v1/downstreams", get(downstreams))
+        .route("/v1/registers", post(apply_register))
+        .route("/v1/registers/{controller}", get(register))
+        .route("/v1/status", get(status))
+        .route("/v1/log/verify", post(verify_log))
+        .route("/.well-known/jwks.json", get(jwks))
+        .route("/openapi.json", get(openapi))
+        .method_not_allowed_fallback(not_so)
+        .layer(DefaultBodyLimit::max(MESSAGE_BYTES_MAX))
+        .with_state(house)
+}
+
+async fn request_erasure(
+    caller: Caller,
+    State(house): State<House>,
+    Body(asked): Body<json::RequestErasure>,
+) -> Result<Response, Problem> {
+    let engine = house.engine()?;
+    let (view, subject_salt) = engine.request_erasure(caller.name(), asked.into_engine()?).await?;
+    // A repeat under the same idempotency key makes nothing new, and gives no salt.
+    let code = if subject_salt.is_empty() { StatusCode::OK } else { StatusCode::CREATED };
+    let requested = json::ErasureRequested { erasure: view.into(), subject_salt };
+    let place = HeaderValue::try_from(format!("/v1/erasures/{}", requested.erasure.id())).ok();
+    let mut response = (code, Json(requested)).into_response();
+    if let Some(place) = place.filter(|_| code == StatusCode::CREATED) {
+        response.headers_mut().insert(LOCATION, place);
+    }
+    Ok(response)
+}
+
+async fn preview_erasure(
+    caller: Caller,
+    State(house): State<House>,
+    Body(mut asked): Body<json::PreviewErasure>,
+) -> Result<Json<json::Preview>, Problem> {
+    let who = asked.who()?;
+    let preview = house.engine()?.preview_erasure(caller.name(), &asked.controller, who, &asked.activities);
+    Ok(Json(preview.await?.into()))
+}
+
+async fn list_erasures(
+    caller: Caller,
+    State(house): State<House>,
+    Asked(asked): Asked<json::ErasuresQuery>,
+) -> Result<Json<json::Erasures>, Problem> {
+    let (filter, size) = (asked.filter()?, query::page_size(asked.page_size)?);
+    let engine = house.engine()?;
+    let found = engine.erasures(caller.name(), &asked.controller, filter, size, &asked.page_token);
+    let (views, next_page_token) = found.await?;
+    let erasures = views.into_iter().map(json::Erasure::from).collect();
+    Ok(Json(json::Erasures { erasures, next_page_token }))
+}
+
+async fn erasure(
+    caller: Caller,
+    State(house): State<House>,
+    Named(id): Named,
+) -> Result<Json<json::Erasure>, Problem> {
+    Ok(Json(house.engine()?.erasure(caller.name(), &id).await?.into()))
+}
+
+async fn redrive(
+    caller: Caller,
+    State(house): State<House>,
+    Named(id): Named,
+) -> Result<Json<json::Erasure>, Problem> {
+    Ok(Json(house.engine()?.redrive(caller.name(), &id).await?.into()))
+}
+
+async fn certificate(
+    caller: Caller,
+    State(house): State<House>,
+    Named(id): Named,
+) -> Result<Response, Problem> {
+    let certificate = house.engine()?.certificate(caller.name(), &id).await?;
+    Ok(([(CONTENT_TYPE, "application/jose")], certificate).into_response())
+}
+
+async fn downstreams(
+    caller: Caller,
+    State(house): State<House>,
+    Asked(asked): Asked<json::ControllerQuery>,
+) -> Result<Json<json::Downstreams>, Problem> {
+    let found = house.engine()?.downstreams(caller.name(), &asked.controller).await?;
+    let downstreams = found.into_iter().map(json::Downstream::from).collect();
+    Ok(Json(json::Downstreams { downstreams }))
+}
+
+async fn apply_register(
+    caller: Caller,
+    State(house): State<House>,
+    Asked(asked): Asked<json::ApplyQuery>,
+    Text(toml): Text,
+) -> Result<Json<json::AppliedRegister>, Problem> {
+    let applied = house.engine()?.apply_register(caller.name(), &toml, asked.dry_run).await?;
+    Ok(Json(applied.into()))
+}
+
+async fn register(
+    caller: Caller,
+    State(house): State<House>,
+    Named(controller): Named,
+) -> Result<Json<json::Register>, Problem> {
+    let (toml, version, applied_unix_ms) = house.engine()?.register(caller.name(), &controller).await?;
+    Ok(Json(json::Register { toml, version, applied_unix_ms }))
+}
+
+async fn status(caller: Caller, State(house): State<House>) -> Result<Json<json::Status>, Problem> {
+    Ok(Json(query::status(&house, caller.name()).await?.into()))
+}
+
+async fn verify_log(caller: Caller, State(house): State<House>) -> Result<Json<json::LogVerdict>, Problem> {
+    Ok(Json(house.engine()?.verify_log(caller.name()).await?.into()))
+}
+
+async fn jwks(_: Caller, State(house): State<House>) -> Result<Response, Problem> {
+    let jwks = house.engine()?.jwks();
+    Ok(([(CONTENT_TYPE, "application/jwk-set+json")], jwks).into_response())
+}
+
+async fn openapi(_: Caller) -> Response {
+    ([(CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+/// Who calls.
+struct Caller(Principal);
+
+impl Caller {
+    fn name(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let nobody = || {
+            let detail = "the certificate has no SPIFFE URI";
+            Problem::of(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", detail)
+        };
+        parts.extensions.get::<Principal>().cloned().map(Self).ok_or_else(nobody)
+    }
+}
+
+/// The one id or slug in a path.
+struct Named(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        path.map(|Path(name)| Self(name)).map_err(|_| Problem::invalid("the path does not decode"))
+    }
+}
+
+/// The query, with no parameter that the route does not know.
+struct Asked<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = Query::<T>::try_from_uri(&parts.uri);
+        let wrong = "a parameter of the query is missing, unknown or not of its type";
+        query.map(|Query(asked)| Self(asked)).map_err(|_| Problem::invalid(wrong))
+    }
+}
+
+/// The body, read as JSON whatever it calls itself. Refusals name the place, never what stands there.
+struct Body<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let bytes = body(request, state).await?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            Problem::invalid(format!(
+                "the body is not what openapi.json asks for: line {line}, column {column}"
+            ))
+        })
+    }
+}
+
+/// The body as text.
+struct Text(String);
+
+impl<S: Send + Sync> FromRequest<S> for Text {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let text = String::from_utf8(body(request, state).await?.into());
+        text.map(Self).map_err(|_| Problem::invalid("the body is not UTF-8"))
+    }
+}
+
+async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    Bytes::from_request(request, state).await.map_err(|error| match error {
+        BytesRejection::FailedToBufferBody(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::of(StatusCode::PAYLOAD_TOO_LARGE, "EXHAUSTED", "the body is larger than 4 MiB")
+        }
+        _ => Problem::invalid("the body did not arrive whole"),
+    })
+}

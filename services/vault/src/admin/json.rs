@@ -1,0 +1,344 @@
+//! What HTTP bodies hold. The names are those of the .proto files; enums are their names without prefix, and
+//! 64-bit numbers are JSON numbers (none comes near 2^53). Unknown members of a request are refused.
+
+use std::collections::BTreeMap;
+
+use cloakroom_core::refusal::CallRefusal;
+use cloakroom_engine as engine;
+use cloakroom_proto::admin::v1::{ErasureState, LegalBasis};
+use serde::{Deserialize, Serialize};
+
+use super::wire;
+
+const BASIS_PREFIX: &str = "LEGAL_BASIS_";
+const STATE_PREFIX: &str = "ERASURE_STATE_";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RequestErasure {
+    controller: String,
+    subject_id: Option<String>,
+    token: Option<String>,
+    #[serde(default)]
+    activities: Vec<String>,
+    actor: String,
+    reason: String,
+    legal_basis: String,
+    #[serde(default)]
+    idempotency_key: String,
+}
+
+impl RequestErasure {
+    pub(super) fn into_engine(self) -> Result<engine::ErasureRequest, CallRefusal> {
+        let basis = LegalBasis::from_str_name(&format!("{BASIS_PREFIX}{}", self.legal_basis));
+        Ok(engine::ErasureRequest {
+            controller: self.controller,
+            who: who(self.subject_id, self.token)?,
+            activities: self.activities,
+            actor: self.actor,
+            reason: self.reason,
+            legal_basis: wire::basis(basis.unwrap_or_default().into())?,
+            idempotency_key: self.idempotency_key,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PreviewErasure {
+    pub(super) controller: String,
+    subject_id: Option<String>,
+    token: Option<String>,
+    #[serde(default)]
+    pub(super) activities: Vec<String>,
+}
+
+impl PreviewErasure {
+    pub(super) fn who(&mut self) -> Result<engine::Who, CallRefusal> {
+        who(self.subject_id.take(), self.token.take())
+    }
+}
+
+fn who(subject_id: Option<String>, token: Option<String>) -> Result<engine::Who, CallRefusal> {
+    match (subject_id, token) {
+        (Some(id), None) => Ok(engine::Who::SubjectId(id)),
+        (None, Some(token)) => Ok(engine::Who::Token(token)),
+        _ => Err(CallRefusal::Invalid("one of subject_id and token is needed".to_owned())),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ErasuresQuery {
+    pub(super) controller: String,
+    state: Option<String>,
+    #[serde(default)]
+    overdue: bool,
+    #[serde(default)]
+    pub(super) page_size: u32,
+    #[serde(default)]
+    pub(super) page_token: String,
+}
+
+impl ErasuresQuery {
+    pub(super) fn filter(&self) -> Result<engine::ErasureFilter, CallRefusal> {
+        let state = match &self.state {
+            None => None,
+            Some(name) => {
+                let known = ErasureState::from_str_name(&format!("{STATE_PREFIX}{name}"));
+                let known = known.filter(|state| *state != ErasureState::Unspecified);
+                let known = known.ok_or_else(|| CallRefusal::Invalid("unknown state".to_owned()))?;
+                wire::filter(known.into())?
+            }
+        };
+        Ok(engine::ErasureFilter { state, overdue: self.overdue })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ControllerQuery {
+    pub(super) controller: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ApplyQuery {
+    #[serde(default)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Serialize)]
+pub(super) struct ErasureRequested {
+    pub(super) erasure: Erasure,
+    pub(super) subject_salt: String,
+}
+
+#[derive(Serialize)]
+pub(super) struct Erasures {
+    pub(super) erasures: Vec<Erasure>,
+    pub(super) next_page_token: String,
+}
+
+#[derive(Serialize)]
+pub(super) struct Erasure {
+    erasure_id: String,
+    controller: String,
+    state: &'static str,
+    activities: Vec<String>,
+    actor: String,
+    reason: String,
+    legal_basis: String,
+    tokens: u32,
+    requested_unix_ms: i64,
+    keys_destroyed_unix_ms: i64,
+    completed_unix_ms: i64,
+    deadline_unix_ms: i64,
+    epoch: u64,
+    destroy_class: String,
+    downstreams: Vec<DownstreamState>,
+}
+
+impl Erasure {
+    pub(super) fn id(&self) -> &str {
+        &self.erasure_id
+    }
+}
+
+impl From<engine::ErasureView> for Erasure {
+    fn from(view: engine::ErasureView) -> Self {
+        let basis = i32::try_from(view.legal_basis).ok().and_then(|basis| LegalBasis::try_from(basis).ok());
+        let basis = basis.unwrap_or_default().as_str_name().trim_start_matches(BASIS_PREFIX);
+        Self {
+            erasure_id: view.erasure_id,
+            controller: view.controller,
+            state: wire::state(view.state).as_str_name().trim_start_matches(STATE_PREFIX),
+            activities: view.activities,
+            actor: view.actor,
+            reason: view.reason,
+            legal_basis: basis.to_owned(),
+            tokens: view.tokens,
+            requested_unix_ms: view.requested_unix_ms,
+            keys_destroyed_unix_ms: view.keys_destroyed_unix_ms,
+            completed_unix_ms: view.completed_unix_ms,
+            deadline_unix_ms: view.deadline_unix_ms,
+            epoch: view.epoch,
+            destroy_class: view.destroy_class,
+            downstreams: view.downstreams.into_iter().map(DownstreamState::from).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct DownstreamState {
+    downstream: String,
+    status: String,
+    tokens_answered: u32,
+    copies_purged: u32,
+    reason: String,
+    evidence: String,
+    answered_unix_ms: i64,
+    expires_unix_ms: i64,
+}
+
+impl From<engine::DownstreamView> for DownstreamState {
+    fn from(view: engine::DownstreamView) -> Self {
+        Self {
+            downstream: view.downstream,
+            status: view.status,
+            tokens_answered: view.tokens_answered,
+            copies_purged: view.copies_purged,
+            reason: view.reason,
+            evidence: view.evidence,
+            answered_unix_ms: view.answered_unix_ms,
+            expires_unix_ms: view.expires_unix_ms,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Preview {
+    subject_id: String,
+    tokens: Vec<DoomedToken>,
+    downstreams: Vec<String>,
+    kept: Vec<KeptActivity>,
+}
+
+#[derive(Serialize)]
+struct DoomedToken {
+    token: String,
+    activity: String,
+    field: String,
+}
+
+#[derive(Serialize)]
+struct KeptActivity {
+    activity: String,
+    reason: String,
+    tokens: u32,
+}
+
+impl From<engine::Preview> for Preview {
+    fn from(preview: engine::Preview) -> Self {
+        let doomed = |(token, activity, field)| DoomedToken { token, activity, field };
+        let kept = |(activity, reason, tokens)| KeptActivity { activity, reason, tokens };
+        Self {
+            subject_id: preview.subject_id,
+            tokens: preview.tokens.into_iter().map(doomed).collect(),
+            downstreams: preview.downstreams,
+            kept: preview.kept.into_iter().map(kept).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Downstreams {
+    pub(super) downstreams: Vec<Downstream>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Downstream {
+    downstream: String,
+    name: String,
+    principal: String,
+    region: String,
+    registered: bool,
+    destroy_class: String,
+    last_answer_unix_ms: i64,
+    open_purges: u64,
+}
+
+impl From<engine::DownstreamInfo> for Downstream {
+    fn from(info: engine::DownstreamInfo) -> Self {
+        Self {
+            downstream: info.downstream,
+            name: info.name,
+            principal: info.principal,
+            region: info.region,
+            registered: info.registered,
+            destroy_class: info.destroy_class,
+            last_answer_unix_ms: info.last_answer_unix_ms,
+            open_purges: info.open_purges,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct AppliedRegister {
+    controller: String,
+    version: u32,
+    changes: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl From<engine::AppliedRegister> for AppliedRegister {
+    fn from(applied: engine::AppliedRegister) -> Self {
+        Self {
+            controller: applied.controller,
+            version: applied.version,
+            changes: applied.changes,
+            warnings: applied.warnings,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Register {
+    pub(super) toml: String,
+    pub(super) version: u32,
+    pub(super) applied_unix_ms: i64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    tree_id: String,
+    epoch: u64,
+    root_holder: String,
+    destroy_class: String,
+    events: u64,
+    slots: u64,
+    subtrees: u32,
+    open_erasures: u64,
+    announce_lag: u64,
+    kafka_bootstrap: String,
+    checks: BTreeMap<String, String>,
+}
+
+impl From<engine::Status> for Status {
+    fn from(status: engine::Status) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            tree_id: status.tree_id,
+            epoch: status.epoch,
+            root_holder: status.root_holder,
+            destroy_class: status.destroy_class,
+            events: status.events,
+            slots: status.slots,
+            subtrees: status.subtrees,
+            open_erasures: status.open_erasures,
+            announce_lag: status.announce_lag,
+            kafka_bootstrap: status.kafka_bootstrap,
+            checks: status.checks,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct LogVerdict {
+    events: u64,
+    frames: u64,
+    digest: String,
+    problems: Vec<String>,
+}
+
+impl From<engine::LogVerdict> for LogVerdict {
+    fn from(verdict: engine::LogVerdict) -> Self {
+        Self {
+            events: verdict.events,
+            frames: verdict.frames,
+            digest: verdict.digest,
+            problems: verdict.problems,
+        }
+    }
+}

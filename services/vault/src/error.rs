@@ -1,0 +1,27 @@
+//! Why the daemon does not start.
+
+use cloakroom_engine::EngineError;
+use cloakroom_runtime::RuntimeError;
+
+/// Why the daemon does not start. Names keys and files, never what is in them.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VaultError {
+    /// The configuration, the certificates, a port, telemetry.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The configuration parses and still cannot be meant.
+    #[error("the configuration's {key} is wrong: {reason}")]
+    Config {
+        /// Its key.
+        key: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The stores could not be opened.
+    #[error("the vault cannot be opened")]
+    Open(#[from] EngineError),
+    /// The descriptors that reflection serves do not read.
+    #[error("gRPC reflection cannot start")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}

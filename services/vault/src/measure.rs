@@ -1,0 +1,77 @@
+//! What is counted besides the calls themselves (which `runtime` does for every daemon): items by verb and
+//! code, and how the vault is. Labels are verbs and codes, never ids and never values.
+
+use std::time::Duration;
+
+use cloakroom_core::refusal::Refusal;
+use cloakroom_engine::{Engine, Status};
+use cloakroom_runtime::shutdown::Shutdown;
+use opentelemetry::metrics::{Counter, Gauge, Meter};
+use opentelemetry::{KeyValue, global};
+
+fn meter() -> Meter {
+    global::meter("cloakroom")
+}
+
+/// Items answered, by verb and code.
+#[derive(Clone)]
+pub(crate) struct ItemCounter(Counter<u64>);
+
+impl ItemCounter {
+    pub(crate) fn new() -> Self {
+        Self(meter().u64_counter("cloakroom.items").with_description("Items answered.").build())
+    }
+
+    /// Counts one item's answer.
+    pub(crate) fn count<A>(&self, verb: &'static str, answer: &Result<A, Refusal>) {
+        let code = answer.as_ref().err().map_or("OK", |refusal| refusal.code.name());
+        self.0.add(1, &[KeyValue::new("cloakroom.verb", verb), KeyValue::new("cloakroom.code", code)]);
+    }
+}
+
+struct Gauges {
+    events: Gauge<u64>,
+    slots: Gauge<u64>,
+    subtrees: Gauge<u64>,
+    open_erasures: Gauge<u64>,
+    announce_lag: Gauge<u64>,
+    epoch: Gauge<u64>,
+}
+
+impl Gauges {
+    fn new() -> Self {
+        let gauge =
+            |name: &'static str, what: &'static str| meter().u64_gauge(name).with_description(what).build();
+        Self {
+            events: gauge("cloakroom.events", "Events in the log."),
+            slots: gauge("cloakroom.slots", "Slots of the key tree handed out."),
+            subtrees: gauge("cloakroom.subtrees", "Subtrees of the key tree."),
+            open_erasures: gauge("cloakroom.erasures.open", "Erasures that are not completed."),
+            announce_lag: gauge("cloakroom.announce.lag", "Events not yet announced."),
+            epoch: gauge("cloakroom.epoch", "The number of the current root."),
+        }
+    }
+
+    fn record(&self, status: &Status) {
+        self.events.record(status.events, &[]);
+        self.slots.record(status.slots, &[]);
+        self.subtrees.record(status.subtrees.into(), &[]);
+        self.open_erasures.record(status.open_erasures, &[]);
+        self.announce_lag.record(status.announce_lag, &[]);
+        self.epoch.record(status.epoch, &[]);
+    }
+}
+
+/// Takes the gauges every `every`, until `shutdown`.
+pub(crate) async fn follow(engine: Engine, every: Duration, shutdown: Shutdown) {
+    let gauges = Gauges::new();
+    let mut tick = tokio::time::interval(every.max(Duration::from_millis(1)));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return,
+            _ = tick.tick() => {}
+        }
+        gauges.record(&engine.figures());
+    }
+}

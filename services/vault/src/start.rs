@@ -1,0 +1,173 @@
+//! From a configuration to a running vault, and to its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use cloakroom_core::clock::Clock;
+use cloakroom_engine::{Engine, Opened};
+use cloakroom_runtime::health::{self, Condition, Readiness};
+use cloakroom_runtime::identity::Identity;
+use cloakroom_runtime::serve::{Drained, Listener};
+use cloakroom_runtime::shutdown::Shutdown;
+use cloakroom_runtime::telemetry::Telemetry;
+use tokio::task::JoinHandle;
+use tonic_health::server::health_reporter;
+
+use crate::config::Config;
+use crate::house::House;
+use crate::{VaultError, measure, ports};
+
+/// A vault under way.
+#[derive(Debug)]
+pub struct Running {
+    /// Where services call.
+    pub vault_address: SocketAddr,
+    /// Where officers call.
+    pub admin_address: SocketAddr,
+    /// Health and metrics.
+    pub health_address: SocketAddr,
+    task: JoinHandle<Ended>,
+}
+
+/// How a vault ended.
+#[must_use]
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// All calls were answered and all that was answered is on disk.
+    Drained,
+    /// A sync or commit failed, or a part of the vault broke: nothing is known about the disk, the process
+    /// must stop at once, and its next start settles it.
+    Failed(String),
+}
+
+impl Running {
+    /// Waits for the end, which `shutdown` or a failure brings.
+    pub async fn ended(self) -> Ended {
+        match self.task.await {
+            Ok(ended) => ended,
+            Err(error) => Ended::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Starts a vault: binds its ports, answers on the one for health, opens the engine, serves. Returns when the
+/// vault serves, or when its gate is closed: then it lives, is not ready and says why.
+///
+/// # Errors
+/// [`VaultError`] for a configuration, certificate or port that cannot be used, or stores that cannot be opened.
+pub async fn start(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    telemetry: &Telemetry,
+    shutdown: Shutdown,
+) -> Result<Running, VaultError> {
+    let options = config.engine_options()?;
+    let identity = Identity::follow(config.tls.clone(), &shutdown)?;
+    let bound = Bound::to(&config).await?;
+    let addresses = bound.addresses();
+
+    let readiness = Readiness::new();
+    let gate = readiness.condition("gate");
+    let stop = Stop(Shutdown::new());
+    let watched = health::router(readiness.clone(), telemetry.registry());
+    let health = tokio::spawn(bound.health.serve_plain(watched, stop.0.clone()));
+
+    let house = opened(Engine::open(options, clock).await?, &gate);
+    let (reporter, service) = health_reporter();
+    tokio::spawn(ports::report(readiness, reporter, stop.0.clone()));
+    let vault = ports::vault(house.clone(), service.clone(), shutdown.clone())?;
+    let admin = ports::admin(house.clone(), service, shutdown.clone())?;
+    if let House::Open(engine) = &house {
+        let every = Duration::from_millis(config.health.gauges_ms);
+        tokio::spawn(measure::follow(engine.clone(), every, shutdown.clone()));
+    }
+    let serving = serve([(bound.vault, vault), (bound.admin, admin)], identity, gate, shutdown);
+    let task = tokio::spawn(async move {
+        let ended = until_the_end(house, serving).await;
+        drop(stop);
+        let _ = health.await; // nothing waits for a watcher's connection
+        ended
+    });
+    let [vault_address, admin_address, health_address] = addresses;
+    tracing::info!(%vault_address, %admin_address, %health_address, "listening");
+    Ok(Running { vault_address, admin_address, health_address, task })
+}
+
+/// Ends what serves health, last of all and also when the start fails.
+struct Stop(Shutdown);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.begin();
+    }
+}
+
+/// All ports at once: one that is taken is found before anything is opened.
+struct Bound {
+    vault: Listener,
+    admin: Listener,
+    health: Listener,
+}
+
+impl Bound {
+    async fn to(config: &Config) -> Result<Self, VaultError> {
+        let limits = || config.limits.clone();
+        Ok(Self {
+            vault: Listener::bind(config.listen, limits()).await?,
+            admin: Listener::bind(config.admin.listen, limits()).await?,
+            health: Listener::bind(config.health.listen, limits()).await?,
+        })
+    }
+
+    fn addresses(&self) -> [SocketAddr; 3] {
+        [&self.vault, &self.admin, &self.health].map(Listener::local_address)
+    }
+}
+
+fn opened(opened: Opened, gate: &Condition) -> House {
+    match opened {
+        Opened::Ready(engine) => {
+            gate.met();
+            House::Open(engine)
+        }
+        Opened::Gated(reason) => {
+            let reason = reason.to_string();
+            tracing::error!(reason, "the gate stays closed: alive, not ready, nothing was changed");
+            gate.unmet(reason.clone());
+            House::Gated(reason)
+        }
+    }
+}
+
+/// Serves both ports until `shutdown`, then drains them; from then on the vault is not ready.
+async fn serve(ports: [(Listener, Router); 2], identity: Identity, gate: Condition, shutdown: Shutdown) {
+    let [vault, admin] =
+        ports.map(|(listener, router)| listener.serve_tls(identity.clone(), router, shutdown.clone()));
+    let said = async {
+        shutdown.begun().await;
+        gate.unmet("stopping");
+    };
+    let (Drained { connections_cut: vault }, Drained { connections_cut: admin }, ()) =
+        tokio::join!(vault, admin, said);
+    if vault > 0 || admin > 0 {
+        tracing::warn!(vault, admin, "connections had to be cut");
+    }
+}
+
+async fn until_the_end(house: House, serving: impl Future<Output = ()>) -> Ended {
+    let House::Open(engine) = house else {
+        serving.await;
+        return Ended::Drained;
+    };
+    let in_order = async {
+        serving.await;
+        engine.close().await;
+    };
+    tokio::select! {
+        biased;
+        reason = std::future::pending() => Ended::Failed(reason),
+        () = in_order => Ended::Drained,
+    }
+}
