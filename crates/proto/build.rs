@@ -23,9 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = prost_build::Config::new();
     // Values travel as `Bytes` from socket to cipher. Debug is written below.
     config.bytes(["."]).skip_debug(messages(&descriptors).map(|(path, _)| path));
-    tonic_prost_build::configure()
-        .build_transport(true)
-        .compile_fds_with_config(descriptors, config)?;
+    tonic_prost_build::configure().build_transport(true).compile_fds_with_config(descriptors, config)?;
     Ok(())
 }
 
@@ -40,7 +38,12 @@ fn messages(descriptors: &FileDescriptorSet) -> impl Iterator<Item = (String, St
     found.into_iter()
 }
 
-fn descend(proto_prefix: &str, rust_prefix: &str, message: &DescriptorProto, found: &mut Vec<(String, String)>) {
+fn descend(
+    proto_prefix: &str,
+    rust_prefix: &str,
+    message: &DescriptorProto,
+    found: &mut Vec<(String, String)>,
+) {
     if message.options.as_ref().is_some_and(|options| options.map_entry()) {
         return;
     }

@@ -109,7 +109,11 @@ impl Certificate {
             version: 1,
             erasure_id,
             controller: erasure.controller.clone(),
-            scope: if request.activities.is_empty() { vec!["all".to_owned()] } else { request.activities.clone() },
+            scope: if request.activities.is_empty() {
+                vec!["all".to_owned()]
+            } else {
+                request.activities.clone()
+            },
             subject_commitment: request.subject_commitment.iter().map(|byte| format!("{byte:02x}")).collect(),
             actor: request.actor.clone(),
             reason: request.reason.clone(),

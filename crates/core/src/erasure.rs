@@ -90,30 +90,39 @@ pub struct Erasure {
 impl Erasure {
     /// The erasure after its fence; `None` if `event` is no fence that downstreams answer.
     pub fn begin(fence: EventNumber, event: &Event) -> Option<Self> {
-        let new = |controller: &str, subject, values: Vec<EventNumber>, downstreams: &[String], deadline| Self {
-            fence,
-            newest: fence,
-            request: None,
-            controller: controller.to_owned(),
-            subject,
-            values,
-            downstreams: downstreams.to_vec(),
-            deadline,
-            requested_at: event.at,
-            destroyed: None,
-            answers: BTreeMap::new(),
-            overdue: false,
-            redriven: 0,
-            completed: None,
-            with_expiry: false,
-        };
+        let new =
+            |controller: &str, subject, values: Vec<EventNumber>, downstreams: &[String], deadline| Self {
+                fence,
+                newest: fence,
+                request: None,
+                controller: controller.to_owned(),
+                subject,
+                values,
+                downstreams: downstreams.to_vec(),
+                deadline,
+                requested_at: event.at,
+                destroyed: None,
+                answers: BTreeMap::new(),
+                overdue: false,
+                redriven: 0,
+                completed: None,
+                with_expiry: false,
+            };
         match &event.body {
             Body::ErasureRequested(request) => {
                 let values = request.values.iter().map(|doomed| doomed.value).collect();
-                let begun = new(&request.controller, request.subject, values, &request.downstreams, request.deadline);
+                let begun =
+                    new(&request.controller, request.subject, values, &request.downstreams, request.deadline);
                 Some(Self { request: Some(request.clone()), ..begun })
             }
-            Body::ValuesReleased(ValuesReleased { controller, subject, values, downstreams, deadline, .. }) => {
+            Body::ValuesReleased(ValuesReleased {
+                controller,
+                subject,
+                values,
+                downstreams,
+                deadline,
+                ..
+            }) => {
                 let values = values.iter().map(|doomed| doomed.value).collect();
                 Some(new(controller, *subject, values, downstreams, *deadline))
             }
@@ -131,7 +140,10 @@ impl Erasure {
             }
             Body::AcksCollected(collected) => {
                 for ack in &collected.acks {
-                    self.answers.entry(ack.downstream.clone()).or_default().insert(ack.value_index, answer(ack));
+                    self.answers
+                        .entry(ack.downstream.clone())
+                        .or_default()
+                        .insert(ack.value_index, answer(ack));
                 }
             }
             Body::ErasureCompleted(completed) => {
@@ -161,10 +173,16 @@ impl Erasure {
         let mut news: Vec<Ack> = vec![];
         for ack in acks {
             let known = |held: &Answer| held.status.is_final() || held.status == ack.status;
-            let stale = self.answers.get(&ack.downstream).and_then(|held| held.get(&ack.value_index)).is_some_and(known);
-            let ours = self.downstreams.contains(&ack.downstream) && (ack.value_index as usize) < self.values.len();
+            let stale = self
+                .answers
+                .get(&ack.downstream)
+                .and_then(|held| held.get(&ack.value_index))
+                .is_some_and(known);
+            let ours =
+                self.downstreams.contains(&ack.downstream) && (ack.value_index as usize) < self.values.len();
             let twice = news.iter().any(|other| {
-                (&other.downstream, other.value_index, other.status) == (&ack.downstream, ack.value_index, ack.status)
+                (&other.downstream, other.value_index, other.status)
+                    == (&ack.downstream, ack.value_index, ack.status)
             });
             if ours && !stale && !twice {
                 news.push(ack);
@@ -213,15 +231,18 @@ impl Erasure {
         let answered = held.map_or(0, |held| held.values().filter(|answer| answer.status.is_final()).count());
         let purged = held.map_or(0, |held| held.values().map(|answer| answer.purged_count).sum());
         let missing = held.map_or(0, BTreeMap::len) < self.values.len();
-        let mut weakest = held.into_iter().flat_map(BTreeMap::values).min_by_key(|answer| answer.status).cloned();
+        let mut weakest =
+            held.into_iter().flat_map(BTreeMap::values).min_by_key(|answer| answer.status).cloned();
         if let Some(weakest) = &mut weakest {
             // One value purged outweighs the others of which nothing was held.
-            if let Some(purge) = held.into_iter().flat_map(BTreeMap::values).find(|answer| answer.purged_count > 0)
+            if let Some(purge) =
+                held.into_iter().flat_map(BTreeMap::values).find(|answer| answer.purged_count > 0)
                 && weakest.status == AckStatus::Purged
             {
                 weakest.evidence.clone_from(&purge.evidence);
             }
-            weakest.at = held.into_iter().flat_map(BTreeMap::values).map(|answer| answer.at).max().unwrap_or_default();
+            weakest.at =
+                held.into_iter().flat_map(BTreeMap::values).map(|answer| answer.at).max().unwrap_or_default();
         }
         let standing = match weakest {
             Some(weakest) if !missing || weakest.status < AckStatus::Received => weakest,
@@ -255,7 +276,8 @@ mod tests {
     }
 
     fn erasure(values: u64) -> Erasure {
-        let doomed = |index| DoomedValue { value: EventNumber(10 + index), slot: Slot { subtree: Subtree(1), index } };
+        let doomed =
+            |index| DoomedValue { value: EventNumber(10 + index), slot: Slot { subtree: Subtree(1), index } };
         let request = ErasureRequested {
             controller: "c".into(),
             subject: SubjectNumber(1),
@@ -294,7 +316,8 @@ mod tests {
     }
 
     fn destroy(erasure: &mut Erasure) {
-        let closed = KeysDestroyed { fences: vec![erasure.fence], epoch: 3, destroy_class: "overwritten".into() };
+        let closed =
+            KeysDestroyed { fences: vec![erasure.fence], epoch: 3, destroy_class: "overwritten".into() };
         erasure.apply(EventNumber(21), &event(Body::KeysDestroyed(closed)));
     }
 
@@ -303,7 +326,12 @@ mod tests {
         let mut erasure = erasure(2);
         destroy(&mut erasure);
         use AckStatus::{NothingHeld, Purged};
-        let all = [("mail", 0, Purged), ("mail", 1, NothingHeld), ("affiliate", 0, NothingHeld), ("affiliate", 1, Purged)];
+        let all = [
+            ("mail", 0, Purged),
+            ("mail", 1, NothingHeld),
+            ("affiliate", 0, NothingHeld),
+            ("affiliate", 1, Purged),
+        ];
         for (downstream, index, status) in all {
             assert_eq!(erasure.decide_completion(), None, "before {downstream} {index}");
             assert!(collect(&mut erasure, vec![ack(downstream, index, status)]));
@@ -322,7 +350,10 @@ mod tests {
     #[test]
     fn answers_before_the_keys_are_gone_complete_nothing() {
         let mut erasure = erasure(1);
-        collect(&mut erasure, vec![ack("mail", 0, AckStatus::Purged), ack("affiliate", 0, AckStatus::Purged)]);
+        collect(
+            &mut erasure,
+            vec![ack("mail", 0, AckStatus::Purged), ack("affiliate", 0, AckStatus::Purged)],
+        );
         assert_eq!(erasure.decide_completion(), None);
         destroy(&mut erasure);
         assert_eq!(erasure.decide_completion(), Some(false));
@@ -332,19 +363,34 @@ mod tests {
     fn failures_refusals_and_strangers_never_complete_it() {
         let mut erasure = erasure(1);
         destroy(&mut erasure);
-        assert!(!collect(&mut erasure, vec![ack("stranger", 0, AckStatus::Purged), ack("mail", 1, AckStatus::Purged)]));
-        collect(&mut erasure, vec![ack("mail", 0, AckStatus::Failed), ack("affiliate", 0, AckStatus::Refused)]);
+        assert!(!collect(
+            &mut erasure,
+            vec![ack("stranger", 0, AckStatus::Purged), ack("mail", 1, AckStatus::Purged)]
+        ));
+        collect(
+            &mut erasure,
+            vec![ack("mail", 0, AckStatus::Failed), ack("affiliate", 0, AckStatus::Refused)],
+        );
         assert_eq!(erasure.decide_completion(), None);
         assert_eq!(erasure.standing("mail").0.status, AckStatus::Failed);
-        collect(&mut erasure, vec![ack("mail", 0, AckStatus::Purged), ack("affiliate", 0, AckStatus::AwaitingExpiry)]);
+        collect(
+            &mut erasure,
+            vec![ack("mail", 0, AckStatus::Purged), ack("affiliate", 0, AckStatus::AwaitingExpiry)],
+        );
         assert_eq!(erasure.decide_completion(), Some(true), "a failure may be made good");
     }
 
     #[test]
     fn a_repeated_or_late_answer_is_no_news() {
         let mut erasure = erasure(1);
-        assert!(collect(&mut erasure, vec![ack("mail", 0, AckStatus::Purged), ack("mail", 0, AckStatus::Purged)]));
-        assert!(!collect(&mut erasure, vec![ack("mail", 0, AckStatus::NothingHeld), ack("mail", 0, AckStatus::Failed)]));
+        assert!(collect(
+            &mut erasure,
+            vec![ack("mail", 0, AckStatus::Purged), ack("mail", 0, AckStatus::Purged)]
+        ));
+        assert!(!collect(
+            &mut erasure,
+            vec![ack("mail", 0, AckStatus::NothingHeld), ack("mail", 0, AckStatus::Failed)]
+        ));
         assert_eq!(erasure.standing("mail").0.status, AckStatus::Purged);
     }
 

@@ -105,13 +105,20 @@ impl Subject {
             return Err(Refusal::new(Code::Erased, "the subject was erased"));
         }
         if self.length >= CHAIN_MAX {
-            return Err(Refusal::new(Code::Conflict, format!("the subject has {CHAIN_MAX} events, the most there can be")));
+            return Err(Refusal::new(
+                Code::Conflict,
+                format!("the subject has {CHAIN_MAX} events, the most there can be"),
+            ));
         }
         Ok(())
     }
 
     /// The living values under `activity` of `field`: those in which the same value would be found again.
-    pub fn living<'a>(&'a self, activity: &'a str, field: &'a str) -> impl Iterator<Item = (EventNumber, &'a Value)> {
+    pub fn living<'a>(
+        &'a self,
+        activity: &'a str,
+        field: &'a str,
+    ) -> impl Iterator<Item = (EventNumber, &'a Value)> {
         self.values
             .iter()
             .filter(move |(_, value)| value.living && value.activity == activity && value.field == field)
@@ -122,7 +129,9 @@ impl Subject {
     pub fn scope(&self, activities: &[String]) -> Vec<DoomedValue> {
         self.values
             .iter()
-            .filter(|(_, value)| value.living && (activities.is_empty() || activities.contains(&value.activity)))
+            .filter(|(_, value)| {
+                value.living && (activities.is_empty() || activities.contains(&value.activity))
+            })
             .map(|(number, value)| DoomedValue { value: *number, slot: value.slot })
             .collect()
     }

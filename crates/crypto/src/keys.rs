@@ -30,6 +30,12 @@ pub mod role {
     impl InSlot for Address {}
     impl InSlot for Signing {}
     impl InSlot for Idempotency {}
+
+    /// The jobs whose keys are held beside where they lie: a page's key stands in its parent's draft while it
+    /// seals the page; a day's key serves from memory for the day.
+    pub trait Kept {}
+    impl Kept for Page {}
+    impl Kept for Idempotency {}
 }
 
 /// A 256-bit key for one job `R`, in locked memory, wiped on drop. No `Debug`, `Clone`, `Eq` or `Serialize`:
@@ -159,9 +165,9 @@ impl<'a> KeyRef<'a, role::Slotted> {
     }
 }
 
-impl KeyRef<'_, role::Page> {
-    /// A page's key with the same bytes: within one commit it stands in the parent's draft and seals the page.
-    pub fn to_key(self) -> Key<role::Page> {
+impl<R: role::Kept> KeyRef<'_, R> {
+    /// A key of its own with the same bytes, for the jobs that need one beside where the key lies.
+    pub fn to_key(self) -> Key<R> {
         self.keep()
     }
 }

@@ -39,7 +39,8 @@ pub(crate) struct Stamp(u64);
 
 impl Cache {
     pub(crate) fn new(bytes: usize) -> Self {
-        let shard = || Mutex::new(Shard { pages: HashMap::new(), round: VecDeque::new(), stamps: [0; STAMPS] });
+        let shard =
+            || Mutex::new(Shard { pages: HashMap::new(), round: VecDeque::new(), stamps: [0; STAMPS] });
         Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
             pages_per_shard: (bytes / PAGE_BYTES / SHARDS).max(2),

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
 
 use cloakroom_core::ids::{Slot, Subtree};
+use cloakroom_crypto::page::Page;
 use cloakroom_crypto::role::{Page as PageRole, Slotted};
 use cloakroom_crypto::{Key, KeyRef};
-use cloakroom_crypto::page::Page;
 use cloakroom_store::Batch;
 
 use crate::Fault;
@@ -133,7 +133,8 @@ impl<'a> Edit<'a> {
                 changes.remove(address.record_key());
                 pages.push((address, None));
             } else if draft.dirty {
-                let sealed = draft.key.borrow().seal_page(&draft.page, &self.shared.context(address, version));
+                let sealed =
+                    draft.key.borrow().seal_page(&draft.page, &self.shared.context(address, version));
                 changes.put(address.record_key(), join(version, &sealed));
                 pages.push((address, Some(Arc::new(draft.page))));
             }

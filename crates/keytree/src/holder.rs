@@ -89,13 +89,23 @@ pub trait RootHolder: Send + Sync {
     fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>>;
 
     /// Wraps the key of the directory's top page.
-    fn wrap<'a>(&'a self, tree: TreeId, root: RootId, key: KeyRef<'a, Page>) -> Answer<'a, Result<Bytes, HolderError>>;
+    fn wrap<'a>(
+        &'a self,
+        tree: TreeId,
+        root: RootId,
+        key: KeyRef<'a, Page>,
+    ) -> Answer<'a, Result<Bytes, HolderError>>;
 
     /// Unwraps it.
     ///
     /// # Errors
     /// [`HolderError::NoSuchRoot`], [`HolderError::DoesNotOpen`].
-    fn unwrap<'a>(&'a self, tree: TreeId, root: RootId, anchor: &'a [u8]) -> Answer<'a, Result<Key<Page>, HolderError>>;
+    fn unwrap<'a>(
+        &'a self,
+        tree: TreeId,
+        root: RootId,
+        anchor: &'a [u8],
+    ) -> Answer<'a, Result<Key<Page>, HolderError>>;
 
     /// Destroys a root, as finally as the class says; none such is a success.
     fn destroy(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>>;
@@ -104,7 +114,12 @@ pub trait RootHolder: Send + Sync {
     fn list(&self, tree: TreeId) -> Answer<'_, Result<Vec<HeldRoot>, HolderError>>;
 
     /// Remembers the newest key commit; never goes back.
-    fn note(&self, tree: TreeId, owner: OwnerNumber, commit: CommitPosition) -> Answer<'_, Result<(), HolderError>>;
+    fn note(
+        &self,
+        tree: TreeId,
+        owner: OwnerNumber,
+        commit: CommitPosition,
+    ) -> Answer<'_, Result<(), HolderError>>;
 
     /// The commit noted last.
     fn noted(&self, tree: TreeId) -> Answer<'_, Result<Option<CommitPosition>, HolderError>>;

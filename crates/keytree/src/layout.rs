@@ -32,8 +32,7 @@ impl PageAddress {
 
     /// The page above and this one's place in it, for a page that is not the top of its subtree.
     pub fn parent(self) -> (PageAddress, usize) {
-        let above =
-            PageAddress { level: self.level.saturating_add(1), index: self.index / FAN_OUT, ..self };
+        let above = PageAddress { level: self.level.saturating_add(1), index: self.index / FAN_OUT, ..self };
         (above, place(self.index))
     }
 
@@ -95,7 +94,9 @@ mod tests {
 
     #[test]
     fn levels_grow_by_powers_of_64() {
-        for (end, expected) in [(0, 1), (1, 1), (64, 1), (65, 2), (4096, 2), (4097, 3), (262_145, 4), (u64::MAX, 11)] {
+        for (end, expected) in
+            [(0, 1), (1, 1), (64, 1), (65, 2), (4096, 2), (4097, 3), (262_145, 4), (u64::MAX, 11)]
+        {
             assert_eq!(levels(end), expected, "end {end}");
         }
     }

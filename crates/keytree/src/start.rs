@@ -18,7 +18,7 @@ use prost::Message;
 
 use crate::cache::Cache;
 use crate::holder::{HolderError, OwnerNumber, RootHolder};
-use crate::layout::{DIRECTORY, END_PREFIX, STATE_KEY, START_PREFIX};
+use crate::layout::{DIRECTORY, END_PREFIX, START_PREFIX, STATE_KEY};
 use crate::state::{Starts, TreeState};
 use crate::tree::{Shared, Top};
 use crate::writer::{Batched, Paths, TreeWriter};
@@ -71,6 +71,7 @@ impl Found {
             cache: Cache::new(options.cache_bytes),
             top: RwLock::new(Top { anchor: None, ends }),
             sequence: AtomicU64::new(0),
+            epoch: AtomicU64::new(state.as_ref().map_or(0, |state| state.epoch)),
         });
         Ok(Self { shared, holder, owner, state, tree, starts })
     }
@@ -78,6 +79,11 @@ impl Found {
     /// The tree's name.
     pub fn tree_id(&self) -> TreeId {
         self.tree
+    }
+
+    /// The number that the holder gave this owner.
+    pub fn owner(&self) -> OwnerNumber {
+        self.owner
     }
 
     /// The newest log frame that the keys call durable.
@@ -212,10 +218,7 @@ impl Found {
         }
     }
 
-    async fn unwrap_anchor(
-        &self,
-        state: &TreeState,
-    ) -> Result<Key<PageRole>, Fault> {
+    async fn unwrap_anchor(&self, state: &TreeState) -> Result<Key<PageRole>, Fault> {
         match self.holder.unwrap(self.tree, state.root, &state.anchor).await {
             Ok(key) => Ok(key),
             Err(HolderError::NoSuchRoot(_) | HolderError::DoesNotOpen(_)) => {
@@ -257,7 +260,8 @@ async fn read_starts(records: &dyn Records) -> Result<Starts, Fault> {
 async fn read_ends(records: &dyn Records) -> Result<HashMap<Subtree, u64>, Fault> {
     let mut ends = HashMap::new();
     for (key, value) in all(records, END_PREFIX).await? {
-        let subtree = key.get(END_PREFIX.len()..).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+        let subtree =
+            key.get(END_PREFIX.len()..).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
         let end = value.as_ref().try_into().ok().map(u64::from_be_bytes);
         let (Some(subtree), Some(end)) = (subtree, end) else { return Err(Fault::Damaged("list of ends")) };
         ends.insert(Subtree(subtree), end);

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{Buf, Bytes};
-use cloakroom_core::ids::{Slot, Subtree};
 use cloakroom_core::ids::TreeId;
+use cloakroom_core::ids::{Slot, Subtree};
+use cloakroom_crypto::page::{Page, PageContext};
 use cloakroom_crypto::role::{Page as PageRole, Slotted};
 use cloakroom_crypto::{Key, KeyRef};
-use cloakroom_crypto::page::{Page, PageContext};
 use cloakroom_store::Records;
 
 use crate::Fault;
@@ -30,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) cache: Cache,
     pub(crate) top: RwLock<Top>,
     pub(crate) sequence: AtomicU64,
+    pub(crate) epoch: AtomicU64,
 }
 
 /// What lies above all pages.
@@ -58,7 +59,11 @@ impl Tree {
     ///
     /// # Errors
     /// [`Fault::Slot`] for a slot never handed out; otherwise the database or damage, never "dead".
-    pub async fn with_key<T>(&self, slot: Slot, use_key: impl FnOnce(KeyRef<'_, Slotted>) -> T) -> Result<Option<T>, Fault> {
+    pub async fn with_key<T>(
+        &self,
+        slot: Slot,
+        use_key: impl FnOnce(KeyRef<'_, Slotted>) -> T,
+    ) -> Result<Option<T>, Fault> {
         let (leaf, place) = PageAddress::of(slot);
         loop {
             let before = self.0.sequence.load(Ordering::Acquire);
@@ -91,6 +96,23 @@ impl Tree {
     /// The tree's name.
     pub fn id(&self) -> TreeId {
         self.0.tree
+    }
+
+    /// The number of the current root.
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch.load(Ordering::Acquire)
+    }
+
+    /// Slots handed out, over all subtrees.
+    pub fn slots(&self) -> u64 {
+        let top = self.0.top.read().unwrap_or_else(PoisonError::into_inner);
+        top.ends.iter().filter(|(subtree, _)| **subtree != DIRECTORY).map(|(_, end)| end).sum()
+    }
+
+    /// Subtrees with a slot in them, the system's included.
+    pub fn subtrees(&self) -> u32 {
+        let top = self.0.top.read().unwrap_or_else(PoisonError::into_inner);
+        u32::try_from(top.ends.len().saturating_sub(1)).unwrap_or(u32::MAX)
     }
 
     /// Opened pages in memory.
@@ -154,10 +176,16 @@ impl Shared {
     }
 
     /// Reads a sealed page and opens it.
-    pub(crate) async fn read(&self, address: PageAddress, key: KeyRef<'_, PageRole>) -> Result<Option<Page>, Fault> {
+    pub(crate) async fn read(
+        &self,
+        address: PageAddress,
+        key: KeyRef<'_, PageRole>,
+    ) -> Result<Option<Page>, Fault> {
         let Some(record) = self.records.get(&address.record_key()).await? else { return Ok(None) };
         let (version, sealed) = split(record).ok_or(Fault::Damaged("page"))?;
-        key.open_page(&sealed, &self.context(address, version)).map(Some).map_err(|error| Fault::Page(address, error))
+        key.open_page(&sealed, &self.context(address, version))
+            .map(Some)
+            .map_err(|error| Fault::Page(address, error))
     }
 
     pub(crate) fn context(&self, address: PageAddress, version: u64) -> PageContext {

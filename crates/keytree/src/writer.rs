@@ -7,18 +7,18 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, FramePosition, RootId, Slot, StartId, Subtree};
 use cloakroom_crypto::page::Page;
+use cloakroom_crypto::random;
 use cloakroom_crypto::role::{Page as PageRole, Slotted};
 use cloakroom_crypto::{Key, KeyRef};
-use cloakroom_crypto::random;
 use cloakroom_store::Batch;
 
+use crate::Fault;
 use crate::edit::{Drawn, Edit};
 use crate::holder::{HolderError, OwnerNumber, RootHolder};
 use crate::layout::{DIRECTORY, PageAddress, STATE_KEY, start_key};
 use crate::start::encode_start;
 use crate::state::TreeState;
 use crate::tree::{Shared, Tree};
-use crate::Fault;
 
 /// The one writer of a tree.
 ///
@@ -88,6 +88,12 @@ impl TreeWriter {
         subtree
     }
 
+    /// Sees to it that no subtree below `counts` is handed out: one that was named but never filled leaves no
+    /// trace in the tree.
+    pub fn raise_subtrees(&mut self, counts: impl IntoIterator<Item = u32>) {
+        self.state.subtrees = counts.into_iter().fold(self.state.subtrees, u32::max);
+    }
+
     /// Hands out the next slot of a subtree. One that is never filled stays dead.
     pub fn next_slot(&mut self, subtree: Subtree) -> Slot {
         let next = self.next.entry(subtree).or_default();
@@ -144,7 +150,12 @@ impl TreeWriter {
     /// [`Fault::RootStays`]: the new root counts, a former one is not gone. Call [`TreeWriter::destroy_former`]
     /// until it succeeds; no fence may close before. Any other error before the commit leaves nothing that
     /// counts, and the next batch destroys its root.
-    pub async fn batch(&mut self, doomed: &[Slot], also: Batch, log: Option<FramePosition>) -> Result<Batched, Fault> {
+    pub async fn batch(
+        &mut self,
+        doomed: &[Slot],
+        also: Batch,
+        log: Option<FramePosition>,
+    ) -> Result<Batched, Fault> {
         self.batch_over(doomed, Paths::Doomed, also, log).await
     }
 
@@ -222,6 +233,7 @@ impl TreeWriter {
         }
         self.shared.sequence.fetch_add(1, Ordering::AcqRel);
         written?;
+        self.shared.epoch.store(next.epoch, Ordering::Release);
         self.state = next;
         self.unrecorded_start = false;
         Ok(())
@@ -239,8 +251,10 @@ impl TreeWriter {
             top.ends = ends;
             top.anchor = anchor.map(Arc::new);
         }
-        let former: Vec<_> =
-            pages.into_iter().filter_map(|(address, page)| self.shared.cache.replace(address, page)).collect();
+        let former: Vec<_> = pages
+            .into_iter()
+            .filter_map(|(address, page)| self.shared.cache.replace(address, page))
+            .collect();
         for mut page in former {
             // A reader holds a page for the time of one cipher call. When it lets go, the page is wiped.
             while let Err(held) = Arc::try_unwrap(page) {

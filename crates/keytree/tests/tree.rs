@@ -10,7 +10,9 @@ use cloakroom_crypto::role::Value;
 use cloakroom_crypto::seal::Context;
 use cloakroom_crypto::{Key, Plaintext, random};
 use cloakroom_keytree::start::{Found, LogView, Started};
-use cloakroom_keytree::{Fault, FileHolder, GateReason, RootHolder, Slot, Subtree, Tree, TreeOptions, TreeWriter};
+use cloakroom_keytree::{
+    Fault, FileHolder, GateReason, RootHolder, Slot, Subtree, Tree, TreeOptions, TreeWriter,
+};
 use cloakroom_store::{Answer, Batch, Records, StoreError};
 
 #[derive(Default)]
@@ -91,7 +93,8 @@ impl House {
 
 /// Fills `count` slots of `subtree`; gives back what each sealed.
 async fn fill(writer: &mut TreeWriter, subtree: Subtree, count: usize) -> Vec<(Slot, Bytes)> {
-    let keys: Vec<(Slot, Key<Value>)> = (0..count).map(|_| (writer.next_slot(subtree), Key::random())).collect();
+    let keys: Vec<(Slot, Key<Value>)> =
+        (0..count).map(|_| (writer.next_slot(subtree), Key::random())).collect();
     let slots: Vec<_> = keys.iter().map(|(slot, key)| (*slot, key.borrow().for_slot())).collect();
     writer.insert(&slots, Batch::default(), None).await.unwrap();
     keys.iter()
@@ -103,7 +106,8 @@ async fn fill(writer: &mut TreeWriter, subtree: Subtree, count: usize) -> Vec<(S
 }
 
 async fn opens(tree: &Tree, slot: Slot, sealed: &[u8]) -> Option<String> {
-    let opened = tree.with_key(slot, |key| key.for_job::<Value>().open(sealed, &CONTEXT).unwrap()).await.unwrap()?;
+    let opened =
+        tree.with_key(slot, |key| key.for_job::<Value>().open(sealed, &CONTEXT).unwrap()).await.unwrap()?;
     Some(String::from_utf8(opened.as_bytes().to_vec()).unwrap())
 }
 
@@ -135,7 +139,8 @@ async fn a_batch_kills_its_slots_and_nothing_else() {
     let mut writer = house.start().await.writer;
     let subtree = writer.new_subtree();
     let stored = fill(&mut writer, subtree, 5_000).await;
-    let doomed: Vec<Slot> = stored.iter().map(|(slot, _)| *slot).filter(|slot| slot.index % 7 == 3 || slot.index < 130).collect();
+    let doomed: Vec<Slot> =
+        stored.iter().map(|(slot, _)| *slot).filter(|slot| slot.index % 7 == 3 || slot.index < 130).collect();
     let epoch = writer.state().epoch;
     let batched = writer.batch(&doomed, Batch::default(), None).await.unwrap();
     assert_eq!(batched.epoch, epoch + 1);
@@ -160,7 +165,9 @@ async fn a_copy_of_the_keys_from_before_a_batch_is_noise_after_it() {
     drop(writer);
     let restored = House { folder: house.folder, records: backup };
     let found = restored.look().await.unwrap();
-    let Err(Fault::Gate(reason)) = found.check(LogView::default()).await else { panic!("an old copy opened") };
+    let Err(Fault::Gate(reason)) = found.check(LogView::default()).await else {
+        panic!("an old copy opened")
+    };
     assert!(matches!(reason, GateReason::RootGone { .. }), "{reason}");
 }
 
@@ -186,7 +193,8 @@ async fn a_start_drops_the_slots_that_no_frame_names_and_hands_out_none_twice() 
     drop(writer);
     let found = house.look().await.unwrap();
     let ends = HashMap::from([(subtree, 7)]);
-    let mut writer = found.start(StartId(random::id16()), Some(&ends), &[stored[2].0], None).await.unwrap().writer;
+    let mut writer =
+        found.start(StartId(random::id16()), Some(&ends), &[stored[2].0], None).await.unwrap().writer;
     for (slot, sealed) in &stored {
         let lives = slot.index < 7 && slot.index != 2;
         assert_eq!(opens(&writer.tree(), *slot, sealed).await.is_some(), lives, "{slot:?}");
@@ -209,7 +217,8 @@ async fn the_gate_closes_on_either_side_that_went_back() {
     let house = House::new();
     let start = StartId(random::id16());
     let frame = |number| FramePosition { start, number };
-    let mut writer = house.look().await.unwrap().start(start, None, &[], Some(frame(1))).await.unwrap().writer;
+    let mut writer =
+        house.look().await.unwrap().start(start, None, &[], Some(frame(1))).await.unwrap().writer;
     let newest = writer.checkpoint(Some(frame(5))).await.unwrap();
     drop(writer);
     let found = house.look().await.unwrap();
@@ -261,7 +270,9 @@ async fn a_slot_never_handed_out_is_no_dead_slot() {
     let subtree = writer.new_subtree();
     fill(&mut writer, subtree, 1).await;
     let nowhere = Slot { subtree, index: 1 };
-    assert!(matches!(writer.tree().with_key(nowhere, |_| ()).await, Err(Fault::Slot(slot)) if slot == nowhere));
+    assert!(
+        matches!(writer.tree().with_key(nowhere, |_| ()).await, Err(Fault::Slot(slot)) if slot == nowhere)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,8 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, RootId, StartId, TreeId};
 use cloakroom_crypto::role::{Page, Root};
-use cloakroom_crypto::{Key, KeyRef};
 use cloakroom_crypto::root::RootContext;
+use cloakroom_crypto::{Key, KeyRef};
 use cloakroom_store::Answer;
 
 use super::{HeldRoot, HolderError, OwnerNumber, RootHolder};
@@ -88,7 +88,9 @@ impl FileHolder {
         let path = self.root_path(tree, root);
         let mut file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(HolderError::NoSuchRoot(root)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(HolderError::NoSuchRoot(root));
+            }
             Err(error) => return Err(io("opening a root's file")(error)),
         };
         check_mode(&path, &file.metadata().map_err(io("looking at a root's file"))?, SECRET_FILE)?;
@@ -134,7 +136,10 @@ impl FileHolder {
         if self.noted_now(tree)?.is_some_and(|noted| noted.number >= commit.number) {
             return Ok(());
         }
-        replace(&self.tree_folder(tree).join("note"), format!("{} {}", commit.start, commit.number).as_bytes())
+        replace(
+            &self.tree_folder(tree).join("note"),
+            format!("{} {}", commit.start, commit.number).as_bytes(),
+        )
     }
 
     fn noted_now(&self, tree: TreeId) -> Result<Option<CommitPosition>, HolderError> {
@@ -168,17 +173,36 @@ impl RootHolder for FileHolder {
         Answer::now(self.create_now(tree, owner, root))
     }
 
-    fn wrap<'a>(&'a self, tree: TreeId, root: RootId, key: KeyRef<'a, Page>) -> Answer<'a, Result<Bytes, HolderError>> {
-        Answer::now(self.read(tree, root).map(|(_, held)| held.borrow().wrap(&RootContext { tree, root }, key)))
+    fn wrap<'a>(
+        &'a self,
+        tree: TreeId,
+        root: RootId,
+        key: KeyRef<'a, Page>,
+    ) -> Answer<'a, Result<Bytes, HolderError>> {
+        Answer::now(
+            self.read(tree, root).map(|(_, held)| held.borrow().wrap(&RootContext { tree, root }, key)),
+        )
     }
 
-    fn unwrap<'a>(&'a self, tree: TreeId, root: RootId, anchor: &'a [u8]) -> Answer<'a, Result<Key<Page>, HolderError>> {
+    fn unwrap<'a>(
+        &'a self,
+        tree: TreeId,
+        root: RootId,
+        anchor: &'a [u8],
+    ) -> Answer<'a, Result<Key<Page>, HolderError>> {
         Answer::now(self.read(tree, root).and_then(|(_, held)| {
-            held.borrow().unwrap(&RootContext { tree, root }, anchor).map_err(|_| HolderError::DoesNotOpen(root))
+            held.borrow()
+                .unwrap(&RootContext { tree, root }, anchor)
+                .map_err(|_| HolderError::DoesNotOpen(root))
         }))
     }
 
-    fn destroy(&self, tree: TreeId, _owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
+    fn destroy(
+        &self,
+        tree: TreeId,
+        _owner: OwnerNumber,
+        root: RootId,
+    ) -> Answer<'_, Result<(), HolderError>> {
         Answer::now(self.destroy_now(tree, root))
     }
 
@@ -186,7 +210,12 @@ impl RootHolder for FileHolder {
         Answer::now(self.list_now(tree))
     }
 
-    fn note(&self, tree: TreeId, _owner: OwnerNumber, commit: CommitPosition) -> Answer<'_, Result<(), HolderError>> {
+    fn note(
+        &self,
+        tree: TreeId,
+        _owner: OwnerNumber,
+        commit: CommitPosition,
+    ) -> Answer<'_, Result<(), HolderError>> {
         Answer::now(self.note_now(tree, commit))
     }
 
@@ -208,7 +237,11 @@ fn secret_file(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> 
 }
 
 fn make_folder(folder: &Path) -> Result<(), HolderError> {
-    fs::DirBuilder::new().recursive(true).mode(SECRET_FOLDER).create(folder).map_err(io("making the roots' folder"))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(SECRET_FOLDER)
+        .create(folder)
+        .map_err(io("making the roots' folder"))?;
     check_mode(folder, &fs::metadata(folder).map_err(io("looking at the roots' folder"))?, SECRET_FOLDER)
 }
 

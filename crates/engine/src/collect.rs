@@ -1,0 +1,200 @@
+//! What downstreams answer becomes events; when nobody owes anything, the certificate is signed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloakroom_bus::{BusConfig, Incoming, Keyring, Position, Subscription, Verified, topics, verify};
+use cloakroom_core::event::{Ack, Body};
+use cloakroom_core::ids::EventNumber;
+use cloakroom_crypto::sign::VerifyingKey;
+use cloakroom_proto::bus::v1 as bus;
+use tokio::sync::watch;
+
+use crate::codec;
+use crate::house::{House, TRIES};
+use crate::proposal::Declined;
+
+/// The vault's own group; one member, since one vault owns the log.
+const GROUP: &str = "cloakroom.vault";
+/// Answers that are there are taken in together, up to this many.
+const AT_ONCE: usize = 1_000;
+const PAUSE: Duration = Duration::from_millis(500);
+/// Evidence and reasons are codes; what is longer is cut.
+const CODE_MAX: usize = 256;
+
+/// Collects until `stop` says so.
+pub(crate) async fn run(house: Arc<House>, config: BusConfig, mut stop: watch::Receiver<bool>) {
+    let mut subscription = Subscription::open(&config, GROUP, []);
+    tokio::select! {
+        () = follow(&house, &mut subscription) => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    subscription.close().await;
+}
+
+async fn follow(house: &House, subscription: &mut Subscription) {
+    let mut events = house.state.events.subscribe();
+    let mut pending: Option<Incoming> = None;
+    loop {
+        let wanted: Vec<String> =
+            house.state.registers().keys().map(|controller| topics::ack(controller)).collect();
+        let none = wanted.is_empty();
+        if let Err(error) = subscription.extend(wanted) {
+            tracing::error!(%error, "answers cannot be subscribed to");
+        }
+        if none {
+            // Nobody's answers to wait for until a register comes.
+            if events.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let first = match pending.take() {
+            Some(first) => Ok(first),
+            None => tokio::select! {
+                first = subscription.next() => first,
+                _ = events.changed() => continue,
+            },
+        };
+        match first {
+            Ok(first) => {
+                let mut records = vec![first];
+                while records.len() < AT_ONCE
+                    && let Ok(Ok(next)) =
+                        tokio::time::timeout(Duration::from_millis(1), subscription.next()).await
+                {
+                    records.push(next);
+                }
+                if !take_in(house, subscription, records).await {
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "collecting waits");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Takes answers in; their offsets are committed once the events are durable.
+async fn take_in(house: &House, subscription: &Subscription, records: Vec<Incoming>) -> bool {
+    let keyring = keyring(house);
+    let mut positions: Vec<Position> = vec![];
+    let mut by_fence: BTreeMap<EventNumber, Vec<Ack>> = BTreeMap::new();
+    for record in records {
+        positions.push(record.position.clone());
+        match verify(record, &keyring) {
+            Ok(verified) => {
+                if let Some((fence, ack)) = read(house, &verified).await {
+                    by_fence.entry(fence).or_default().push(ack);
+                } else {
+                    tracing::warn!(signer = verified.signer, "an answer that fits no purge is refused");
+                }
+            }
+            Err(refused) => tracing::warn!(code = refused.code(), "an answer is refused"),
+        }
+    }
+    for (fence, acks) in by_fence {
+        if let Err(reason) = collect(house, fence, acks).await {
+            tracing::warn!(?reason, "answers wait for the writer");
+            return false; // not committed: the writer has stopped, they come again with the next start
+        }
+    }
+    for position in &positions {
+        if let Err(error) = subscription.commit(position) {
+            tracing::warn!(%error, "an offset is not committed");
+        }
+    }
+    true
+}
+
+fn keyring(house: &House) -> Keyring {
+    let known = house.state.downstreams();
+    known
+        .iter()
+        .filter_map(|(downstream, told)| {
+            Some((downstream.clone(), VerifyingKey::from_bytes(&told.verifying_key).ok()?))
+        })
+        .collect()
+}
+
+/// The fence and the answer, if the record is what it says: signed by the downstream it names, about a purge
+/// and its token, on the topic of the controller whose it is.
+async fn read(house: &House, verified: &Verified) -> Option<(EventNumber, Ack)> {
+    let ack: bus::Ack = verified.decode().ok()?;
+    let (fence, value_index) = house.state.ids.read_purge(&ack.purge_id)?;
+    let erasure = house.fence(fence).await.ok()??;
+    let value = *erasure.values.get(usize::try_from(value_index).ok()?)?;
+    let Body::ValueStored(stored) = house.event(value).await.ok()??.body else { return None };
+    let controller = house.state.register(&erasure.controller)?;
+    let fits = ack.downstream == verified.signer
+        && verified.position.topic == topics::ack(&erasure.controller)
+        && ack.token == house.token(&controller.register, value, &stored);
+    if !fits {
+        return None;
+    }
+    let code = |text: String| text.chars().filter(|letter| !letter.is_control()).take(CODE_MAX).collect();
+    let ack = Ack {
+        value_index,
+        downstream: ack.downstream,
+        status: codec::status_of(u32::try_from(ack.status).ok()?)?,
+        purged_count: ack.purged_count,
+        evidence: code(ack.evidence),
+        reason: code(ack.reason),
+        until: ack.until_unix_ms,
+        at: ack.at_unix_ms,
+    };
+    Some((fence, ack))
+}
+
+/// Makes events of what is news, and completes the erasure when nobody owes an answer.
+async fn collect(house: &House, fence: EventNumber, acks: Vec<Ack>) -> Result<(), Declined> {
+    for _ in 0..TRIES {
+        let Some(erasure) = house.state.open_erasure(fence) else { return Ok(()) }; // completed before
+        let Some(news) = erasure.decide_acks(acks.clone()) else { return Ok(()) };
+        match house.propose_on(&erasure, Body::AcksCollected(news)).await {
+            Ok(()) => return settle(house, fence).await,
+            Err(Declined::Stale) => {}
+            Err(reason) => return Err(reason),
+        }
+    }
+    Err(Declined::Stale)
+}
+
+/// Completes an erasure that nobody owes an answer for, and says when one is overdue.
+pub(crate) async fn settle(house: &House, fence: EventNumber) -> Result<(), Declined> {
+    for _ in 0..TRIES {
+        let Some(erasure) = house.state.open_erasure(fence) else { return Ok(()) };
+        let step = match erasure.decide_overdue(house.clock.now_unix_ms()) {
+            Some(overdue) => house.propose_on(&erasure, overdue).await,
+            None if erasure.decide_completion().is_some() => house.complete(&erasure).await,
+            None => return Ok(()),
+        };
+        if let Err(reason @ (Declined::Full | Declined::Stopped)) = step {
+            return Err(reason);
+        }
+    }
+    Err(Declined::Stale)
+}
+
+/// Looks after open erasures whose last answer came before their keys were gone, that nobody must answer, or
+/// whose deadline passes.
+pub(crate) async fn sweep(house: Arc<House>, mut stop: watch::Receiver<bool>) {
+    let mut changes = house.state.erasure_changes.subscribe();
+    loop {
+        for erasure in house.state.open_erasures() {
+            let due = erasure.decide_completion().is_some()
+                || erasure.decide_overdue(house.clock.now_unix_ms()).is_some();
+            if due && let Err(reason) = settle(&house, erasure.fence).await {
+                tracing::warn!(?reason, "an erasure waits for the writer");
+            }
+        }
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}

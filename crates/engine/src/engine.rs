@@ -1,0 +1,380 @@
+//! The vault as its daemon sees it: one handle, a method a verb.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use cloakroom_bus::{BusConfig, EmbeddedBroker, Signer};
+use cloakroom_core::clock::{Clock, UnixMs};
+use cloakroom_core::refusal::{CallRefusal, Refusal};
+use cloakroom_crypto::{Plaintext, jws};
+use cloakroom_store::embedded::Folder;
+use tokio::sync::watch;
+
+use crate::downstreams::{self, DownstreamInfo, Registered, Registration, Replay};
+use crate::house::House;
+use crate::{
+    AppliedRegister, Description, DetokenizeRequest, EngineError, ErasureFilter, ErasureRequest, ErasureView,
+    Fact, LogVerdict, Opened, Preview, Status, TokenizeRequest, Tokenized, Who, open,
+};
+
+/// How a vault runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Events and projections: ciphertext only.
+    pub data: PathBuf,
+    /// The key tree: never in a data backup.
+    pub keys: PathBuf,
+    /// The file holder's roots.
+    pub roots: PathBuf,
+    /// Opened pages in locked memory.
+    pub cache_bytes: usize,
+    /// Start although memory cannot be locked: for development.
+    pub allow_unlocked: bool,
+    /// What must stay free on the disk for starts, fences and batches.
+    pub reserve_bytes: u64,
+    /// How often the access log is synced.
+    pub access_sync_ms: u64,
+    /// For how long fences are gathered while there is other work.
+    pub erase_batch_ms: u64,
+    /// Proposals that may wait for the writer.
+    pub queue_max: usize,
+    /// Events in one frame.
+    pub commit_events_max: usize,
+    /// Principals that may everything at the admin endpoint.
+    pub admins: Vec<String>,
+    /// What announcements say they come from.
+    pub source: String,
+    /// Where they go.
+    pub bus: BusOptions,
+}
+
+/// Where announcements go.
+#[derive(Clone, Debug)]
+pub enum BusOptions {
+    /// Nowhere: for tests of everything else.
+    Off,
+    /// To a broker in this process, for development; its address stands in `kafka.port` in the data folder.
+    Embedded,
+    /// To Apache Kafka.
+    Kafka(BusConfig),
+}
+
+impl Options {
+    /// The defaults, below one folder.
+    pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
+        let folder = folder.into();
+        Self {
+            data: folder.join("data"),
+            keys: folder.join("keys"),
+            roots: folder.join("roots"),
+            // Some 2,000 opened pages: 128,000 values without a miss, within the memory lock most systems grant.
+            cache_bytes: 4 << 20,
+            allow_unlocked: false,
+            reserve_bytes: 256 << 20,
+            access_sync_ms: 100,
+            erase_batch_ms: 50,
+            queue_max: 1_024,
+            commit_events_max: 4_096,
+            admins: vec![],
+            source: "cloakroom".to_owned(),
+            bus: BusOptions::Off,
+        }
+    }
+}
+
+/// A vault in service. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    house: Arc<House>,
+    signer: Signer,
+    stop: watch::Sender<bool>,
+    failure: watch::Receiver<Option<String>>,
+    owned: Arc<Mutex<Option<Owned>>>,
+}
+
+/// What ends with the vault, in this order.
+struct Owned {
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    thread: JoinHandle<()>,
+    _broker: Option<EmbeddedBroker>,
+    _folders: Vec<Folder>,
+}
+
+impl Engine {
+    /// Opens the stores below `options` and starts; a closed gate is no error, but nothing is served.
+    ///
+    /// # Errors
+    /// What the disk, another process or the memory lock refuse.
+    pub async fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Opened, EngineError> {
+        open::open(options, clock).await
+    }
+
+    #[allow(clippy::too_many_arguments)] // made in one place, at the end of a start
+    pub(crate) fn new(
+        house: Arc<House>,
+        signer: Signer,
+        stop: watch::Sender<bool>,
+        failure: watch::Receiver<Option<String>>,
+        thread: JoinHandle<()>,
+        tasks: Vec<tokio::task::JoinHandle<()>>,
+        broker: Option<EmbeddedBroker>,
+        folders: Vec<Folder>,
+    ) -> Self {
+        let owned = Owned { tasks, thread, _broker: broker, _folders: folders };
+        Self { house, signer, stop, failure, owned: Arc::new(Mutex::new(Some(owned))) }
+    }
+
+    /// Stops cleanly: bus tasks first, then the writer, which closes what is fenced, records the log's position
+    /// and tells the root holder. Later writes are refused.
+    pub async fn close(&self) {
+        self.stop.send_replace(true);
+        let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(owned) = owned else { return };
+        for task in owned.tasks {
+            drop(task.await);
+        }
+        self.house.stop_writing();
+        drop(tokio::task::spawn_blocking(move || owned.thread.join()).await);
+    }
+
+    /// Returns when something failed after which nothing is known about the disk: the process must end.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The writer ended without a failure: a clean stop.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Takes values in, gives tokens out; an answer for each item, in their order.
+    ///
+    /// # Errors
+    /// What concerns the whole call; an item's own fault is its own answer.
+    pub async fn tokenize(
+        &self,
+        principal: &str,
+        request: TokenizeRequest,
+    ) -> Result<Vec<Result<Tokenized, Refusal>>, CallRefusal> {
+        self.house.tokenize(principal, request).await
+    }
+
+    /// Gives values for tokens.
+    ///
+    /// # Errors
+    /// As [`Engine::tokenize`].
+    pub async fn detokenize(
+        &self,
+        principal: &str,
+        request: DetokenizeRequest,
+    ) -> Result<Vec<Result<Plaintext, Refusal>>, CallRefusal> {
+        self.house.detokenize(principal, request).await
+    }
+
+    /// Tells about tokens without their values.
+    ///
+    /// # Errors
+    /// As [`Engine::tokenize`].
+    pub async fn describe(
+        &self,
+        principal: &str,
+        controller: &str,
+        tokens: &[String],
+    ) -> Result<Vec<Result<Description, Refusal>>, CallRefusal> {
+        self.house.describe(principal, controller, tokens).await
+    }
+
+    /// Puts new values behind tokens; answers with their versions once the former values are destroyed.
+    ///
+    /// # Errors
+    /// As [`Engine::tokenize`].
+    pub async fn rectify(
+        &self,
+        principal: &str,
+        controller: &str,
+        items: Vec<(String, Plaintext)>,
+    ) -> Result<Vec<Result<u32, Refusal>>, CallRefusal> {
+        self.house.rectify(principal, controller, items).await
+    }
+
+    /// Forgets single tokens; answers with the epoch once their values are destroyed.
+    ///
+    /// # Errors
+    /// As [`Engine::tokenize`].
+    pub async fn release(
+        &self,
+        principal: &str,
+        controller: &str,
+        tokens: Vec<String>,
+    ) -> Result<Vec<Result<u64, Refusal>>, CallRefusal> {
+        self.house.release(principal, controller, tokens).await
+    }
+
+    /// Records a fact that retention counts from.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub async fn record_fact(&self, principal: &str, fact: Fact) -> Result<(), CallRefusal> {
+        self.house.record_fact(principal, fact).await
+    }
+
+    /// Forgets a person, wholly or under some activities. Returns when every former root is destroyed, with the
+    /// salt that opens the certificate's commitment (empty on a repeat: it is kept nowhere).
+    ///
+    /// # Errors
+    /// Whatever is wrong with the request.
+    pub async fn request_erasure(
+        &self,
+        principal: &str,
+        request: ErasureRequest,
+    ) -> Result<(ErasureView, String), CallRefusal> {
+        self.house.request_erasure(principal, request).await
+    }
+
+    /// What an erasure would destroy.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the request.
+    pub async fn preview_erasure(
+        &self,
+        principal: &str,
+        controller: &str,
+        who: Who,
+        activities: &[String],
+    ) -> Result<Preview, CallRefusal> {
+        self.house.preview_erasure(principal, controller, who, activities).await
+    }
+
+    /// Where an erasure stands.
+    ///
+    /// # Errors
+    /// NOT_FOUND, also for another controller's.
+    pub async fn erasure(&self, principal: &str, erasure_id: &str) -> Result<ErasureView, CallRefusal> {
+        Ok(self.house.view(&self.house.erasure_by_id(principal, erasure_id).await?))
+    }
+
+    /// A page of a controller's erasures, oldest first, and the token of the next page.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the request.
+    pub async fn erasures(
+        &self,
+        principal: &str,
+        controller: &str,
+        filter: ErasureFilter,
+        page_size: usize,
+        page_token: &str,
+    ) -> Result<(Vec<ErasureView>, String), CallRefusal> {
+        self.house.erasures(principal, controller, filter, page_size, page_token).await
+    }
+
+    /// Counts changes of erasures: whoever watches one looks again after each.
+    pub fn erasure_changes(&self) -> watch::Receiver<u64> {
+        self.house.state.erasure_changes.subscribe()
+    }
+
+    /// Announces an erasure again.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the request.
+    pub async fn redrive(&self, principal: &str, erasure_id: &str) -> Result<ErasureView, CallRefusal> {
+        self.house.redrive(principal, erasure_id).await
+    }
+
+    /// The certificate, a compact JWS.
+    ///
+    /// # Errors
+    /// [`CallRefusal::Conflict`] while somebody owes an answer.
+    pub async fn certificate(&self, principal: &str, erasure_id: &str) -> Result<String, CallRefusal> {
+        self.house.certificate(principal, erasure_id).await
+    }
+
+    /// A downstream makes itself known.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the request.
+    pub async fn register_downstream(
+        &self,
+        principal: &str,
+        registration: Registration,
+    ) -> Result<Registered, CallRefusal> {
+        self.house.register_downstream(principal, registration).await
+    }
+
+    /// A controller's downstreams.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the request.
+    pub async fn downstreams(
+        &self,
+        principal: &str,
+        controller: &str,
+    ) -> Result<Vec<DownstreamInfo>, CallRefusal> {
+        self.house.downstream_list(principal, controller)
+    }
+
+    /// The erasure ledger from event `since` on, as signed records.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the request.
+    pub async fn replay_erasures(
+        &self,
+        principal: &str,
+        downstream: &str,
+        since: u64,
+    ) -> Result<Replay, CallRefusal> {
+        downstreams::replay(&self.house, self.signer.clone(), principal, downstream, since)
+    }
+
+    /// Applies a controller's register, or shows with `dry_run` what would change.
+    ///
+    /// # Errors
+    /// A register that does not parse, or that would strand what is stored.
+    pub async fn apply_register(
+        &self,
+        principal: &str,
+        toml: &str,
+        dry_run: bool,
+    ) -> Result<AppliedRegister, CallRefusal> {
+        self.house.apply_register(principal, toml, dry_run).await
+    }
+
+    /// A register's text, version and time.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the request.
+    pub async fn register(
+        &self,
+        principal: &str,
+        controller: &str,
+    ) -> Result<(String, u32, UnixMs), CallRefusal> {
+        self.house.register_text(principal, controller)
+    }
+
+    /// The public keys that certificates and announcements are signed with.
+    pub fn jwks(&self) -> String {
+        jws::jwks(&self.house.state.verifying)
+    }
+
+    /// How the vault stands.
+    ///
+    /// # Errors
+    /// [`CallRefusal::Forbidden`] without a role.
+    pub async fn status(&self, principal: &str) -> Result<Status, CallRefusal> {
+        self.house.status(principal)
+    }
+
+    /// The same for metrics, which ask as nobody.
+    pub fn figures(&self) -> Status {
+        self.house.figures()
+    }
+
+    /// Replays the whole log and compares.
+    ///
+    /// # Errors
+    /// [`CallRefusal::Forbidden`] without a role.
+    pub async fn verify_log(&self, principal: &str) -> Result<LogVerdict, CallRefusal> {
+        self.house.verify_log(principal).await
+    }
+}

@@ -1,0 +1,482 @@
+//! A start, in the order of erasure.md: own, look, find the end, check, mark, one batch, close the fences.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloakroom_bus::{Bootstrap, BusConfig, EmbeddedBroker, Signer};
+use cloakroom_core::clock::Clock;
+use cloakroom_core::event::{Body, Event, Started, SystemKeyKind, SystemKeyMade};
+use cloakroom_core::ids::{CommitPosition, EventNumber, FramePosition, Slot, StartId, Subtree, TreeId};
+use cloakroom_crypto::address::AddressKey;
+use cloakroom_crypto::sign::{SigningKey, VerifyingKey};
+use cloakroom_crypto::{Key, arena, hash, random, role};
+use cloakroom_keytree::start::Found;
+use cloakroom_keytree::{Fault, FileHolder, GateReason, LogView, RootHolder, Tree, TreeOptions};
+use cloakroom_store::embedded::{
+    AccessLogOptions, EmbeddedAccessLog, EmbeddedLog, EmbeddedRecords, Folder, LogOptions,
+};
+use cloakroom_store::{AccessLog, Frame, Hashes, Log, LogEnd, Records};
+use tokio::sync::{mpsc, watch};
+
+use crate::house::{House, read_erasure};
+use crate::proposal::{BLANK, Draft, NewKey};
+use crate::state::{DayKey, NEEDED_KEYS, Seed, State};
+use crate::tokens::Ids;
+use crate::writer::{Tail, Writer, WriterLimits};
+use crate::{BusOptions, Engine, EngineError, Options, announce, codec, collect, projection};
+
+/// The format of the data and keys folders.
+const FORMAT: u32 = 1;
+/// Locked memory besides the cache: value keys under way, pages being edited, the vault's own keys.
+const WORKING_BYTES: usize = 4 << 20;
+
+/// What a start came to.
+pub enum Opened {
+    /// In service.
+    Ready(Engine),
+    /// The gate is closed: nothing was changed, and the reason says what is missing.
+    Gated(GateReason),
+}
+
+/// The stores of one vault.
+struct Stores {
+    folders: Vec<Folder>,
+    keys: Arc<dyn Records>,
+    projections: Arc<dyn Records>,
+    log: Arc<dyn Log>,
+    access: Arc<dyn AccessLog>,
+    holder: Arc<dyn RootHolder>,
+}
+
+/// What the log says of itself before anything is changed.
+#[derive(Default)]
+struct Survey {
+    tree: Option<TreeId>,
+    starts: Vec<(StartId, u64)>,
+    /// The projections stand ahead of the log, or do not read.
+    rebuild: bool,
+}
+
+/// Opens the stores and starts, or finds the gate closed.
+pub(crate) async fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Opened, EngineError> {
+    arena::reserve(options.cache_bytes.saturating_add(WORKING_BYTES), options.allow_unlocked)?;
+    let stores = stores(&options)?;
+    let tree_options = TreeOptions { cache_bytes: options.cache_bytes };
+    let mut found = Found::look(Arc::clone(&stores.keys), Arc::clone(&stores.holder), tree_options).await?;
+    let end = match stores.log.find_end(found.log().map_or(0, |log| log.number)).await {
+        Ok(end) => end,
+        Err(damaged @ cloakroom_store::StoreError::Damaged { .. }) => {
+            match (found.log(), stores.log.find_end(0).await) {
+                // The log ends too early but is whole: it was rolled back, which the checks say better.
+                (Some(lacking), Ok(end)) if end.newest.is_none_or(|(at, _)| at.number < lacking.number) => {
+                    end
+                }
+                _ => return Err(damaged.into()),
+            }
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let survey = survey(&stores, &end).await?;
+    let view = LogView {
+        tree: survey.tree,
+        rests_on: end.rests_on,
+        starts: &survey.starts,
+        newest: end.newest.map_or(0, |(at, _)| at.number),
+    };
+    match found.check(view).await {
+        Ok(()) => {}
+        Err(Fault::Gate(reason)) => return Ok(Opened::Gated(reason)),
+        Err(fault) => return Err(fault.into()),
+    }
+    let start = StartId(random::id16());
+    stores.log.cut().await?;
+    let rests_on = found.prepare(start).await?;
+    if survey.rebuild {
+        tracing::warn!("projections are rebuilt from the log");
+        projection::clear(&*stores.projections).await?;
+    }
+    let tail = mark(&stores, &end, start, rests_on, (found.tree_id(), found.owner().0), &*clock).await?;
+    catch_up(&*stores.log, &*stores.projections, tail.events).await?;
+    serve(options, clock, stores, found, start, tail).await.map(Opened::Ready)
+}
+
+fn stores(options: &Options) -> Result<Stores, EngineError> {
+    let data = Folder::claim(&options.data, FORMAT)?;
+    let keys = Folder::claim(&options.keys, FORMAT)?;
+    for warning in data.warnings().iter().chain(keys.warnings()) {
+        tracing::warn!("{warning}");
+    }
+    let hashes = Hashes { frame: hash::frame, leaf: hash::leaf };
+    let log_options = LogOptions { reserve_bytes: options.reserve_bytes, ..LogOptions::default() };
+    let sub = |folder: &Path, name: &str| folder.join(name);
+    Ok(Stores {
+        keys: Arc::new(EmbeddedRecords::open(&sub(&options.keys, "tree"))?),
+        projections: Arc::new(EmbeddedRecords::open(&sub(&options.data, "projections"))?),
+        log: Arc::new(EmbeddedLog::open(&sub(&options.data, "log"), hashes, log_options)?),
+        access: Arc::new(EmbeddedAccessLog::open(
+            &sub(&options.data, "access"),
+            hash::sha256,
+            AccessLogOptions::default(),
+        )?),
+        holder: Arc::new(FileHolder::open(&options.roots).map_err(Fault::from)?),
+        folders: vec![data, keys],
+    })
+}
+
+/// Reads what the checks need, from projections as far as they go and from the frames behind them.
+async fn survey(stores: &Stores, end: &LogEnd) -> Result<Survey, EngineError> {
+    let applied = projection::read_number(&*stores.projections, projection::APPLIED).await;
+    let kept = projection::log_starts(&*stores.projections).await;
+    let (mut survey, mut at) = match (applied, kept) {
+        (Ok(applied), Ok(starts)) if applied.unwrap_or(0) <= end.events => {
+            (Survey { starts, ..Survey::default() }, applied.unwrap_or(0).saturating_add(1))
+        }
+        (Err(error @ EngineError::Store(_)), _) => return Err(error),
+        _ => (Survey { rebuild: true, ..Survey::default() }, 1),
+    };
+    while at <= end.events {
+        let Some((frame, _)) = stores.log.frame_of(EventNumber(at)).await? else { break };
+        if survey.starts.last().is_none_or(|(start, _)| *start != frame.at.start) {
+            survey.starts.push((frame.at.start, frame.at.number));
+        }
+        at = frame.first_event.0.saturating_add(frame.events.len().max(1) as u64);
+    }
+    // The first event of a log is its first start.
+    if let Some(bytes) = stores.log.event(EventNumber(1)).await?
+        && let Body::Started(first) = codec::decode(EventNumber(1), bytes)?.body
+    {
+        survey.tree = Some(first.tree);
+    }
+    Ok(survey)
+}
+
+/// Appends `Started`, durable: from here on no other branch's log fits these keys.
+async fn mark(
+    stores: &Stores,
+    end: &LogEnd,
+    start: StartId,
+    rests_on: CommitPosition,
+    (tree, owner): (TreeId, u64),
+    clock: &dyn Clock,
+) -> Result<Tail, EngineError> {
+    let body = Body::Started(Started { start, tree, software: env!("CARGO_PKG_VERSION").to_owned(), owner });
+    let (number, previous_hash) = end.newest.map_or((0, [0; 32]), |(at, hash)| (at.number, hash));
+    let frame = Frame {
+        at: FramePosition { start, number: number.saturating_add(1) },
+        previous_hash,
+        rests_on,
+        durable_number: number,
+        ends: vec![],
+        first_event: EventNumber(end.events.saturating_add(1)),
+        events: vec![codec::encode(&Event { at: clock.now_unix_ms(), body })],
+    };
+    let hash = stores.log.append(&frame, true).await?;
+    stores.log.sync().await?;
+    Ok(Tail { newest: Some((frame.at, hash)), events: end.events.saturating_add(1) })
+}
+
+/// Applies to the projections what the log has and they lack.
+async fn catch_up(log: &dyn Log, projections: &dyn Records, end: u64) -> Result<(), EngineError> {
+    let mut at =
+        projection::read_number(projections, projection::APPLIED).await?.unwrap_or(0).saturating_add(1);
+    let mut newest_start = projection::log_starts(projections).await?.last().map(|(start, _)| *start);
+    while at <= end {
+        let (frame, _) = log.frame_of(EventNumber(at)).await?.ok_or(EngineError::Projection)?;
+        let mut events = Vec::with_capacity(frame.events.len());
+        for (place, bytes) in frame.events.iter().enumerate() {
+            let number = EventNumber(frame.first_event.0.saturating_add(place as u64));
+            events.push(codec::decode(number, bytes.clone())?);
+        }
+        projections.apply(projection::changes(&frame, &events, newest_start)).await?;
+        newest_start = Some(frame.at.start);
+        at = frame.first_event.0.saturating_add(frame.events.len().max(1) as u64);
+    }
+    Ok(())
+}
+
+/// The start's batch, then everything that serves.
+async fn serve(
+    options: Options,
+    clock: Arc<dyn Clock>,
+    stores: Stores,
+    found: Found,
+    start: StartId,
+    tail: Tail,
+) -> Result<Engine, EngineError> {
+    let (log, projections) = (Arc::clone(&stores.log), Arc::clone(&stores.projections));
+    let mut fences = vec![];
+    for fence in projection::all_numbers(&*projections, b'f').await? {
+        let bytes = log.event(fence).await?.ok_or(EngineError::Projection)?;
+        fences.push((fence, codec::decode(fence, bytes)?.body.dooms()));
+    }
+    let fenced: Vec<Slot> = fences.iter().flat_map(|(_, slots)| slots).copied().collect();
+    let log_ends = projection::log_ends(&*projections).await?;
+    let started = found.start(start, Some(&log_ends), &fenced, tail.newest.map(|(at, _)| at)).await?;
+    let roots_gone = started.root_stays.is_none();
+    let mut tree = started.writer;
+    let registers = applied_registers(&*log, &*projections).await?;
+    tree.raise_subtrees(registers.iter().map(|(_, event)| match &event.body {
+        Body::RegisterApplied(it) => it.subtree.0.saturating_add(1),
+        _ => 0,
+    }));
+
+    let reader = tree.tree();
+    let keys = make_system_keys(&stores, tree, &clock, tail, &log_ends).await?;
+    let (tree, tail, log_ends, system) = keys;
+    let state = Arc::new(State::new(seed(&stores, &reader, system, tail.events).await?));
+    for (number, event) in registers {
+        state.apply(number, &event)?;
+    }
+    for (_, number) in projection::all(&*projections, b"d").await? {
+        let number = EventNumber(projection::parse(&number)?);
+        let bytes = log.event(number).await?.ok_or(EngineError::Projection)?;
+        state.apply(number, &codec::decode(number, bytes)?)?;
+    }
+    let limits = WriterLimits {
+        commit_events_max: options.commit_events_max,
+        erase_batch: Duration::from_millis(options.erase_batch_ms),
+    };
+    let (root_holder, destroy_class) = (stores.holder.kind(), stores.holder.destroy_class());
+    let mut writer = Writer::new(
+        Arc::clone(&log),
+        Arc::clone(&projections),
+        tree,
+        Arc::clone(&state),
+        Arc::clone(&clock),
+        limits,
+        tail,
+        log_ends,
+    );
+    state.fence(fenced);
+    writer.close_old_fences(fences, roots_gone).await?;
+    start_tasks(options, clock, stores, state, reader, writer, (root_holder, destroy_class))
+}
+
+#[allow(clippy::too_many_arguments)] // the last step of a start, called once
+fn start_tasks(
+    options: Options,
+    clock: Arc<dyn Clock>,
+    stores: Stores,
+    state: Arc<State>,
+    tree: Tree,
+    writer: Writer,
+    holder: (&'static str, &'static str),
+) -> Result<Engine, EngineError> {
+    let (broker, bus) = bus(&options)?;
+    let (queue, proposals) = mpsc::channel(options.queue_max.max(1));
+    let house = Arc::new(House {
+        log: stores.log,
+        projections: stores.projections,
+        access: stores.access,
+        tree,
+        state,
+        clock,
+        writer: arc_swap::ArcSwapOption::from_pointee(queue),
+        admins: options.admins.clone(),
+        kafka_bootstrap: match (&broker, &bus) {
+            (Some(broker), _) => broker.address().to_owned(),
+            (None, Some(BusConfig { bootstrap: Bootstrap::Address(address), .. })) => address.clone(),
+            _ => String::new(),
+        },
+        root_holder: holder.0,
+        destroy_class: holder.1,
+    });
+    let signer = Signer { source: options.source.clone(), key: Arc::clone(&house.state.signing) };
+    let (stop, stopped) = watch::channel(false);
+    let (failed, failure) = watch::channel(None);
+    let runtime = tokio::runtime::Handle::current();
+    // Writes block: the writer has a thread of its own, so that no request waits behind a sync it did not ask for.
+    let thread = std::thread::Builder::new()
+        .name("writer".to_owned())
+        .spawn(move || {
+            if let Err(error) = runtime.block_on(writer.run(proposals)) {
+                tracing::error!(error = error.chain(), "the writer stops: nothing is known about the disk");
+                failed.send_replace(Some(error.chain()));
+            }
+        })
+        .map_err(|source| cloakroom_store::StoreError::Io { what: "starting the writer", source })?;
+    let mut tasks = vec![
+        tokio::spawn(sync_access(Arc::clone(&house.access), options.access_sync_ms, stopped.clone())),
+        tokio::spawn(collect::sweep(Arc::clone(&house), stopped.clone())),
+    ];
+    if let Some(config) = bus {
+        tasks.push(tokio::spawn(announce::run(
+            Arc::clone(&house),
+            config.clone(),
+            signer.clone(),
+            stopped.clone(),
+        )));
+        tasks.push(tokio::spawn(collect::run(Arc::clone(&house), config, stopped)));
+    }
+    Ok(Engine::new(house, signer, stop, failure, thread, tasks, broker, stores.folders))
+}
+
+fn bus(options: &Options) -> Result<(Option<EmbeddedBroker>, Option<BusConfig>), EngineError> {
+    match &options.bus {
+        BusOptions::Off => Ok((None, None)),
+        BusOptions::Kafka(config) => Ok((None, Some(config.clone()))),
+        BusOptions::Embedded => {
+            let port_file = options.data.join("kafka.port");
+            let broker = EmbeddedBroker::start(&port_file)?;
+            Ok((Some(broker), Some(BusConfig::plaintext(Bootstrap::PortFile(port_file)))))
+        }
+    }
+}
+
+async fn sync_access(access: Arc<dyn AccessLog>, every_ms: u64, mut stop: watch::Receiver<bool>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(every_ms.max(1)));
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            _ = tick.tick() => {}
+        }
+        let access = Arc::clone(&access);
+        let synced = tokio::task::spawn_blocking(move || {
+            tokio::runtime::Handle::current().block_on(async { access.sync().await })
+        });
+        if let Ok(Err(error)) = synced.await {
+            tracing::error!(%error, "the access log could not be synced");
+        }
+    }
+    drop(access.sync().await);
+}
+
+async fn applied_registers(
+    log: &dyn Log,
+    projections: &dyn Records,
+) -> Result<Vec<(EventNumber, Event)>, EngineError> {
+    let mut registers = vec![];
+    for (_, number) in projection::all(projections, b"c").await? {
+        let number = EventNumber(projection::parse(&number)?);
+        let bytes = log.event(number).await?.ok_or(EngineError::Projection)?;
+        registers.push((number, codec::decode(number, bytes)?));
+    }
+    Ok(registers)
+}
+
+/// The events of the keys of the vault's own, oldest first.
+type SystemKeys = Vec<(EventNumber, i64, SystemKeyMade)>;
+
+async fn system_keys(log: &dyn Log, projections: &dyn Records) -> Result<SystemKeys, EngineError> {
+    let mut keys = vec![];
+    for number in projection::all_numbers(projections, b'y').await? {
+        let bytes = log.event(number).await?.ok_or(EngineError::Projection)?;
+        let event = codec::decode(number, bytes)?;
+        if let Body::SystemKeyMade(made) = event.body {
+            keys.push((number, event.at, made));
+        }
+    }
+    Ok(keys)
+}
+
+/// Makes the keys that a new vault lacks, by the same writer that serves later.
+async fn make_system_keys(
+    stores: &Stores,
+    tree: cloakroom_keytree::TreeWriter,
+    clock: &Arc<dyn Clock>,
+    tail: Tail,
+    log_ends: &HashMap<Subtree, u64>,
+) -> Result<(cloakroom_keytree::TreeWriter, Tail, HashMap<Subtree, u64>, SystemKeys), EngineError> {
+    let known = system_keys(&*stores.log, &*stores.projections).await?;
+    let missing: Vec<SystemKeyKind> =
+        NEEDED_KEYS.into_iter().filter(|kind| !known.iter().any(|(_, _, made)| made.kind == *kind)).collect();
+    if missing.is_empty() {
+        return Ok((tree, tail, log_ends.clone(), known));
+    }
+    let drafts = missing.into_iter().map(|kind| {
+        let (key, verifying_key) = match kind {
+            SystemKeyKind::Address => (NewKey::Address(Key::random()), bytes::Bytes::new()),
+            SystemKeyKind::Idempotency => (NewKey::Idempotency(Key::random()), bytes::Bytes::new()),
+            SystemKeyKind::Signing => {
+                let seed = Key::<role::Signing>::random();
+                let verifying = SigningKey::from_seed(seed.borrow()).verifying_key().as_bytes().to_vec();
+                (NewKey::Signing(seed), verifying.into())
+            }
+        };
+        let made = SystemKeyMade { kind, slot: BLANK, verifying_key };
+        Draft::with_key(Body::SystemKeyMade(made), Subtree::SYSTEM, key)
+    });
+    // Nobody is served yet: the state that this writer works on is a stand-in without registers.
+    let stand_in = Arc::new(State::new(stand_in()));
+    let limits = WriterLimits { commit_events_max: usize::MAX, erase_batch: Duration::ZERO };
+    let mut writer = Writer::new(
+        Arc::clone(&stores.log),
+        Arc::clone(&stores.projections),
+        tree,
+        stand_in,
+        Arc::clone(clock),
+        limits,
+        tail,
+        log_ends.clone(),
+    );
+    writer.commit_now(drafts.collect()).await?;
+    let known = system_keys(&*stores.log, &*stores.projections).await?;
+    let (tree, tail, log_ends) = writer.into_parts();
+    Ok((tree, tail, log_ends, known))
+}
+
+fn stand_in() -> Seed {
+    let seed = Key::<role::Signing>::random();
+    Seed {
+        ids: Ids::new(AddressKey::new(Key::random().borrow())),
+        signing: Arc::new(SigningKey::from_seed(seed.borrow())),
+        verifying: vec![],
+        day_keys: vec![],
+        rectified: HashMap::new(),
+        open: BTreeMap::new(),
+        events: 0,
+        announced: 0,
+    }
+}
+
+async fn seed(stores: &Stores, tree: &Tree, keys: SystemKeys, events: u64) -> Result<Seed, EngineError> {
+    let (log, projections) = (&*stores.log, &*stores.projections);
+    let (mut ids, mut signing, mut verifying, mut day_keys) = (None, None, vec![], vec![]);
+    for (number, _, made) in &keys {
+        match made.kind {
+            SystemKeyKind::Address => {
+                ids = tree.with_key(made.slot, |key| AddressKey::new(key.for_job())).await?.map(Ids::new);
+            }
+            SystemKeyKind::Signing => {
+                signing = tree.with_key(made.slot, |key| SigningKey::from_seed(key.for_job())).await?;
+                verifying.extend(VerifyingKey::from_bytes(&made.verifying_key).ok());
+            }
+            SystemKeyKind::Idempotency => day_keys.extend(read_day_key(log, tree, *number).await?),
+        }
+    }
+    let mut rectified = HashMap::new();
+    for (value, newest) in projection::all(projections, b"r").await? {
+        rectified.insert(EventNumber(projection::parse(&value)?), EventNumber(projection::parse(&newest)?));
+    }
+    let mut open = BTreeMap::new();
+    for fence in projection::all_numbers(projections, b'o').await? {
+        open.extend(read_erasure(log, projections, fence).await?.map(|erasure| (fence, erasure)));
+    }
+    let announced = projection::read_number(projections, projection::ANNOUNCED).await?.unwrap_or(0);
+    Ok(Seed {
+        ids: ids.ok_or(EngineError::SystemKey)?,
+        signing: Arc::new(signing.ok_or(EngineError::SystemKey)?),
+        verifying,
+        day_keys,
+        rectified,
+        open,
+        events,
+        // Projections that were rebuilt may be behind a cursor that was not.
+        announced: announced.min(events),
+    })
+}
+
+/// A day's key, if it still lives.
+pub(crate) async fn read_day_key(
+    log: &dyn Log,
+    tree: &Tree,
+    event: EventNumber,
+) -> Result<Option<Arc<DayKey>>, EngineError> {
+    let Some(bytes) = log.event(event).await? else { return Ok(None) };
+    let read = codec::decode(event, bytes)?;
+    let Body::SystemKeyMade(made) = read.body else { return Ok(None) };
+    let key = tree.with_key(made.slot, |key| key.for_job::<role::Idempotency>().to_key()).await?;
+    Ok(key.map(|key| Arc::new(DayKey { event, made_at: read.at, slot: made.slot, key })))
+}

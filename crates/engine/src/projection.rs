@@ -1,0 +1,193 @@
+//! What the log comes to, in records small enough to read at a start. Everything here can be rebuilt.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `p` | events applied |
+//! | `h` first event of an aggregate | its newest event |
+//! | `r` value | its newest rectification |
+//! | `k` short token | its value |
+//! | `i` day key, key mac | what the request led to |
+//! | `c` controller | its newest register |
+//! | `d` downstream | its newest registration |
+//! | `e` subtree | the first slot that no frame names |
+//! | `s` first frame | the start that wrote it |
+//! | `y` system key | |
+//! | `f` fence | no batch has closed it |
+//! | `x` fence | the event that closed it |
+//! | `o` fence | downstreams still owe answers |
+//! | `a` controller, 0, fence | an erasure |
+//! | `u` controller, 0, activity, 0, field | something was stored there |
+//! | `n` | events announced (the announcer's own) |
+
+use bytes::Bytes;
+use cloakroom_core::event::{Body, Event};
+use cloakroom_core::ids::{EventNumber, StartId, Subtree};
+use cloakroom_store::{Batch, Frame, Records};
+
+use crate::EngineError;
+
+pub(crate) const APPLIED: &[u8] = b"p";
+pub(crate) const ANNOUNCED: &[u8] = b"n";
+
+/// A record's key: its kind, and what it is about.
+pub(crate) fn key(kind: u8, about: &[u8]) -> Vec<u8> {
+    let mut key = vec![kind];
+    key.extend(about);
+    key
+}
+
+/// A record's key about an event.
+pub(crate) fn about(kind: u8, number: EventNumber) -> Vec<u8> {
+    key(kind, &number.0.to_be_bytes())
+}
+
+/// The key of one erasure in the list of its controller.
+pub(crate) fn listed(controller: &str, fence: EventNumber) -> Vec<u8> {
+    [&prefix(b'a', controller)[..], &fence.0.to_be_bytes()].concat()
+}
+
+/// The key of what an idempotency key led to, by the day key that hides it.
+pub(crate) fn remembered(day_key: EventNumber, mac: &[u8; 32]) -> Vec<u8> {
+    [&about(b'i', day_key)[..], mac].concat()
+}
+
+/// The prefix of a controller's records of kind `a` or `u`.
+pub(crate) fn prefix(kind: u8, controller: &str) -> Vec<u8> {
+    [&key(kind, controller.as_bytes())[..], &[0]].concat()
+}
+
+/// What a frame changes. `newest_start` is the start of the frame before.
+pub(crate) fn changes(frame: &Frame, events: &[Event], newest_start: Option<StartId>) -> Batch {
+    let mut batch = Batch::default();
+    if newest_start != Some(frame.at.start) {
+        batch.put(key(b's', &frame.at.number.to_be_bytes()), frame.at.start.0.to_vec());
+    }
+    for (subtree, end) in &frame.ends {
+        batch.put(key(b'e', &subtree.0.to_be_bytes()), number(*end));
+    }
+    let mut at = frame.first_event;
+    for event in events {
+        apply(&mut batch, at, &event.body);
+        at = EventNumber(at.0.saturating_add(1));
+    }
+    batch.put(APPLIED, number(at.0.saturating_sub(1)));
+    batch
+}
+
+fn apply(batch: &mut Batch, at: EventNumber, body: &Body) {
+    if let Some((aggregate, _)) = body.chain() {
+        batch.put(about(b'h', aggregate), number(at.0));
+    }
+    if body.is_fence() {
+        batch.put(about(b'f', at), Bytes::new());
+    }
+    match body {
+        Body::SystemKeyMade(_) => batch.put(about(b'y', at), Bytes::new()),
+        Body::RegisterApplied(it) => batch.put(key(b'c', it.controller.as_bytes()), number(at.0)),
+        Body::DownstreamRegistered(it) => batch.put(key(b'd', it.downstream.as_bytes()), number(at.0)),
+        Body::SubjectCreated(_) => batch.put(about(b'h', at), number(at.0)),
+        Body::ValueStored(it) => {
+            if !it.short_token.is_empty() {
+                batch.put(key(b'k', it.short_token.as_bytes()), number(at.0));
+            }
+            let place =
+                [&prefix(b'u', &it.controller)[..], it.activity.as_bytes(), &[0], it.field.as_bytes()]
+                    .concat();
+            batch.put(place, Bytes::new());
+        }
+        Body::ValueRectified(it) => batch.put(about(b'r', it.value), number(at.0)),
+        Body::RequestRemembered(it) => batch.put(remembered(it.day_key, &it.key_mac), number(at.0)),
+        Body::ErasureRequested(it) => {
+            batch.put(listed(&it.controller, at), Bytes::new());
+            batch.put(about(b'o', at), Bytes::new());
+            batch.put(about(b'h', at), number(at.0));
+        }
+        Body::ValuesReleased(_) => {
+            batch.put(about(b'o', at), Bytes::new());
+            batch.put(about(b'h', at), number(at.0));
+        }
+        Body::KeysDestroyed(it) => {
+            for fence in &it.fences {
+                batch.remove(about(b'f', *fence));
+                batch.put(about(b'x', *fence), number(at.0));
+            }
+        }
+        Body::ErasureCompleted(it) => batch.remove(about(b'o', it.fence)),
+        Body::Started(_)
+        | Body::FactRecorded(_)
+        | Body::AcksCollected(_)
+        | Body::ErasureOverdue { .. }
+        | Body::ErasureRedriven { .. } => {}
+    }
+}
+
+pub(crate) fn number(number: u64) -> Vec<u8> {
+    number.to_be_bytes().to_vec()
+}
+
+/// Reads a record that holds a number.
+pub(crate) async fn read_number(records: &dyn Records, key: &[u8]) -> Result<Option<u64>, EngineError> {
+    let Some(value) = records.get(key).await? else { return Ok(None) };
+    parse(&value).map(Some)
+}
+
+/// All records of one kind: what each is about, and its value.
+pub(crate) async fn all(records: &dyn Records, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+    const AT_ONCE: usize = 1_000;
+    let mut found: Vec<(Bytes, Bytes)> = vec![];
+    let mut after: Option<Bytes> = None;
+    loop {
+        let more = records.scan(prefix, after.as_deref(), AT_ONCE).await?;
+        let whole = more.len() < AT_ONCE;
+        after = more.last().map(|(key, _)| key.clone());
+        found.extend(more.into_iter().map(|(key, value)| (key.slice(prefix.len()..), value)));
+        if whole {
+            return Ok(found);
+        }
+    }
+}
+
+/// The numbers that all records of one kind are about.
+pub(crate) async fn all_numbers(records: &dyn Records, kind: u8) -> Result<Vec<EventNumber>, EngineError> {
+    all(records, &[kind]).await?.iter().map(|(about, _)| parse(about).map(EventNumber)).collect()
+}
+
+/// The log's ends by subtree.
+pub(crate) async fn log_ends(
+    records: &dyn Records,
+) -> Result<std::collections::HashMap<Subtree, u64>, EngineError> {
+    let mut ends = std::collections::HashMap::new();
+    for (subtree, end) in all(records, b"e").await? {
+        let subtree =
+            subtree.as_ref().try_into().map(u32::from_be_bytes).map_err(|_| EngineError::Projection)?;
+        ends.insert(Subtree(subtree), parse(&end)?);
+    }
+    Ok(ends)
+}
+
+/// The log's starts, oldest first, with the first frame of each.
+pub(crate) async fn log_starts(records: &dyn Records) -> Result<Vec<(StartId, u64)>, EngineError> {
+    let read = |(first, start): &(Bytes, Bytes)| {
+        Ok((StartId::from_slice(start).ok_or(EngineError::Projection)?, parse(first)?))
+    };
+    all(records, b"s").await?.iter().map(read).collect()
+}
+
+pub(crate) fn parse(bytes: &[u8]) -> Result<u64, EngineError> {
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| EngineError::Projection)
+}
+
+/// Removes every record: what stands ahead of its log, or does not read, is rebuilt.
+pub(crate) async fn clear(records: &dyn Records) -> Result<(), EngineError> {
+    loop {
+        let found = records.scan(&[], None, 10_000).await?;
+        if found.is_empty() {
+            return Ok(records.sync().await?);
+        }
+        let mut batch = Batch::default();
+        for (key, _) in found {
+            batch.remove(key.to_vec());
+        }
+        records.apply(batch).await?;
+    }
+}

@@ -1,0 +1,220 @@
+//! What is known in memory of a log: registers, keys of the vault's own, open fences. Changed by the writer
+//! alone, once what it says is durable; read by every request.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use arc_swap::ArcSwap;
+use cloakroom_core::clock::UnixMs;
+use cloakroom_core::erasure::Erasure;
+use cloakroom_core::event::{Body, DownstreamRegistered, Event, SystemKeyKind};
+use cloakroom_core::ids::{EventNumber, Slot, Subtree};
+use cloakroom_core::register::Register;
+use cloakroom_crypto::sign::{SigningKey, VerifyingKey};
+use cloakroom_crypto::{Key, role};
+use tokio::sync::watch;
+
+use crate::EngineError;
+use crate::tokens::Ids;
+
+/// A register in force.
+pub(crate) struct InForce {
+    pub(crate) register: Register,
+    pub(crate) toml: String,
+    pub(crate) version: u32,
+    pub(crate) applied_at: UnixMs,
+    pub(crate) subtree: Subtree,
+}
+
+/// A key for one day's idempotency keys.
+pub(crate) struct DayKey {
+    pub(crate) event: EventNumber,
+    pub(crate) made_at: UnixMs,
+    pub(crate) slot: Slot,
+    pub(crate) key: Key<role::Idempotency>,
+}
+
+pub(crate) struct State {
+    registers: ArcSwap<HashMap<String, Arc<InForce>>>,
+    downstreams: ArcSwap<HashMap<String, Arc<DownstreamRegistered>>>,
+    fenced: RwLock<HashSet<Slot>>,
+    fenced_count: AtomicUsize,
+    rectified: RwLock<HashMap<EventNumber, EventNumber>>,
+    open: RwLock<BTreeMap<EventNumber, Erasure>>,
+    pub(crate) ids: Ids,
+    pub(crate) signing: Arc<SigningKey>,
+    /// All keys that ever signed, newest last.
+    pub(crate) verifying: Vec<VerifyingKey>,
+    pub(crate) day_keys: RwLock<Vec<Arc<DayKey>>>,
+    /// Durable events; the announcer follows it.
+    pub(crate) events: watch::Sender<u64>,
+    pub(crate) announced: AtomicU64,
+    /// Counts changes of erasures.
+    pub(crate) erasure_changes: watch::Sender<u64>,
+    pub(crate) last_answers: RwLock<HashMap<(String, String), UnixMs>>,
+}
+
+/// What a state is made of at a start, read from log and projections.
+pub(crate) struct Seed {
+    pub(crate) ids: Ids,
+    pub(crate) signing: Arc<SigningKey>,
+    pub(crate) verifying: Vec<VerifyingKey>,
+    pub(crate) day_keys: Vec<Arc<DayKey>>,
+    pub(crate) rectified: HashMap<EventNumber, EventNumber>,
+    pub(crate) open: BTreeMap<EventNumber, Erasure>,
+    pub(crate) events: u64,
+    pub(crate) announced: u64,
+}
+
+impl State {
+    pub(crate) fn new(seed: Seed) -> Self {
+        Self {
+            registers: ArcSwap::default(),
+            downstreams: ArcSwap::default(),
+            fenced: RwLock::default(),
+            fenced_count: AtomicUsize::new(0),
+            rectified: RwLock::new(seed.rectified),
+            open: RwLock::new(seed.open),
+            ids: seed.ids,
+            signing: seed.signing,
+            verifying: seed.verifying,
+            day_keys: RwLock::new(seed.day_keys),
+            events: watch::Sender::new(seed.events),
+            announced: AtomicU64::new(seed.announced),
+            erasure_changes: watch::Sender::new(0),
+            last_answers: RwLock::default(),
+        }
+    }
+
+    /// The register in force for `controller`.
+    pub(crate) fn register(&self, controller: &str) -> Option<Arc<InForce>> {
+        self.registers.load().get(controller).cloned()
+    }
+
+    pub(crate) fn registers(&self) -> Arc<HashMap<String, Arc<InForce>>> {
+        self.registers.load_full()
+    }
+
+    pub(crate) fn downstreams(&self) -> Arc<HashMap<String, Arc<DownstreamRegistered>>> {
+        self.downstreams.load_full()
+    }
+
+    /// Whether a fence stands before what lies in `slot`.
+    pub(crate) fn is_fenced(&self, slot: Slot) -> bool {
+        self.fenced_count.load(Ordering::Acquire) > 0 && read(&self.fenced).contains(&slot)
+    }
+
+    /// The newest rectification of a value.
+    pub(crate) fn rectification(&self, value: EventNumber) -> Option<EventNumber> {
+        read(&self.rectified).get(&value).copied()
+    }
+
+    /// An erasure or release that downstreams still owe answers for.
+    pub(crate) fn open_erasure(&self, fence: EventNumber) -> Option<Erasure> {
+        read(&self.open).get(&fence).cloned()
+    }
+
+    pub(crate) fn open_erasures(&self) -> Vec<Erasure> {
+        read(&self.open).values().cloned().collect()
+    }
+
+    /// Raises the fences before slots; from here on reads answer ERASED.
+    pub(crate) fn fence(&self, slots: impl IntoIterator<Item = Slot>) {
+        let mut fenced = self.fenced.write().unwrap_or_else(PoisonError::into_inner);
+        fenced.extend(slots);
+        self.fenced_count.store(fenced.len(), Ordering::Release);
+    }
+
+    /// Takes them away: the slots are dead by themselves now.
+    pub(crate) fn unfence<'a>(&self, slots: impl IntoIterator<Item = &'a Slot>) {
+        let mut fenced = self.fenced.write().unwrap_or_else(PoisonError::into_inner);
+        for slot in slots {
+            fenced.remove(slot);
+        }
+        self.fenced_count.store(fenced.len(), Ordering::Release);
+    }
+
+    /// Takes in a durable event.
+    pub(crate) fn apply(&self, number: EventNumber, event: &Event) -> Result<(), EngineError> {
+        match &event.body {
+            Body::RegisterApplied(it) => {
+                let register =
+                    Register::parse(&it.toml).map_err(|_| EngineError::Register(it.controller.clone()))?;
+                let in_force = Arc::new(InForce {
+                    register,
+                    toml: it.toml.clone(),
+                    version: it.version,
+                    applied_at: event.at,
+                    subtree: it.subtree,
+                });
+                self.registers.rcu(|registers| {
+                    let mut next = HashMap::clone(registers);
+                    next.insert(it.controller.clone(), Arc::clone(&in_force));
+                    next
+                });
+            }
+            Body::DownstreamRegistered(it) => {
+                let known = Arc::new(it.clone());
+                self.downstreams.rcu(|downstreams| {
+                    let mut next = HashMap::clone(downstreams);
+                    next.insert(it.downstream.clone(), Arc::clone(&known));
+                    next
+                });
+            }
+            Body::ValueRectified(it) => {
+                self.rectified.write().unwrap_or_else(PoisonError::into_inner).insert(it.value, number);
+            }
+            _ => {}
+        }
+        if event.body.is_fence() {
+            self.fence(event.body.dooms());
+        }
+        self.apply_erasure(number, event);
+        Ok(())
+    }
+
+    fn apply_erasure(&self, number: EventNumber, event: &Event) {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = true;
+        if let Some(begun) = Erasure::begin(number, event) {
+            open.insert(number, begun);
+        } else if let Body::KeysDestroyed(closed) = &event.body {
+            for fence in &closed.fences {
+                if let Some(erasure) = open.get_mut(fence) {
+                    erasure.apply(number, event);
+                }
+            }
+        } else if let Some((aggregate, _)) = event.body.chain()
+            && let Some(erasure) = open.get_mut(&aggregate)
+        {
+            erasure.apply(number, event);
+            if let Body::AcksCollected(collected) = &event.body {
+                self.note_answers(&erasure.controller, collected);
+            }
+            if erasure.completed.is_some() {
+                open.remove(&aggregate);
+            }
+        } else {
+            changed = false;
+        }
+        drop(open);
+        if changed {
+            self.erasure_changes.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
+    fn note_answers(&self, controller: &str, collected: &cloakroom_core::event::AcksCollected) {
+        let mut last = self.last_answers.write().unwrap_or_else(PoisonError::into_inner);
+        for ack in &collected.acks {
+            last.insert((controller.to_owned(), ack.downstream.clone()), ack.at);
+        }
+    }
+}
+
+/// The kinds of keys that a vault must have before it serves.
+pub(crate) const NEEDED_KEYS: [SystemKeyKind; 2] = [SystemKeyKind::Address, SystemKeyKind::Signing];
+
+pub(crate) fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,177 @@
+//! How the vault stands, and whether its log is what it should be.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use cloakroom_core::ids::{EventNumber, StartId};
+use cloakroom_core::refusal::CallRefusal;
+use cloakroom_crypto::{arena, hash};
+
+use crate::house::House;
+use crate::{EngineError, codec, projection};
+
+/// How the vault stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // as in admin/v1
+pub struct Status {
+    pub tree_id: String,
+    pub epoch: u64,
+    pub root_holder: String,
+    pub destroy_class: String,
+    pub events: u64,
+    pub slots: u64,
+    pub subtrees: u32,
+    pub open_erasures: u64,
+    pub announce_lag: u64,
+    pub kafka_bootstrap: String,
+    pub checks: BTreeMap<String, String>,
+}
+
+/// What a replay of the whole log found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LogVerdict {
+    /// Events read.
+    pub events: u64,
+    /// Frames read.
+    pub frames: u64,
+    /// SHA-256 over all leaf hashes in order, in hex.
+    pub digest: String,
+    /// None if all is well.
+    pub problems: Vec<String>,
+}
+
+/// More problems than this are not listed.
+const PROBLEMS_MAX: usize = 100;
+
+impl House {
+    /// Figures without names: for metrics and for whoever administers.
+    pub(crate) fn figures(&self) -> Status {
+        let events = *self.state.events.borrow();
+        let memory = arena::status();
+        let checks = BTreeMap::from([
+            (
+                "memory-lock".to_owned(),
+                if memory.locked {
+                    "ok".to_owned()
+                } else {
+                    "keys may reach swap: memory is not locked".to_owned()
+                },
+            ),
+            (
+                "keys-replica".to_owned(),
+                "none: with this root holder and no key backup, one dead disk loses every key".to_owned(),
+            ),
+        ]);
+        Status {
+            tree_id: self.tree.id().to_string(),
+            epoch: self.tree.epoch(),
+            root_holder: self.root_holder.to_owned(),
+            destroy_class: self.destroy_class.to_owned(),
+            events,
+            slots: self.tree.slots(),
+            subtrees: self.tree.subtrees(),
+            open_erasures: self.state.open_erasures().len() as u64,
+            announce_lag: events.saturating_sub(self.state.announced.load(Ordering::Acquire)),
+            kafka_bootstrap: self.kafka_bootstrap.clone(),
+            checks,
+        }
+    }
+
+    pub(crate) fn status(&self, principal: &str) -> Result<Status, CallRefusal> {
+        self.may_operate(principal)?;
+        Ok(self.figures())
+    }
+
+    fn may_operate(&self, principal: &str) -> Result<(), CallRefusal> {
+        let registers = self.state.registers();
+        if self.is_admin(principal) || registers.values().any(|known| self.may_look(principal, known).is_ok())
+        {
+            return Ok(());
+        }
+        Err(CallRefusal::Forbidden("this takes a role with a controller".to_owned()))
+    }
+
+    /// Reads every frame: numbers, hashes, leaves, events, chains, and the projections against a replay.
+    pub(crate) async fn verify_log(&self, principal: &str) -> Result<LogVerdict, CallRefusal> {
+        self.may_operate(principal)?;
+        self.replay_all().await.map_err(|error| error.for_call())
+    }
+
+    async fn replay_all(&self) -> Result<LogVerdict, EngineError> {
+        let end = *self.state.events.borrow();
+        let mut verdict = LogVerdict::default();
+        let mut leaves = vec![];
+        let mut expected: BTreeMap<Vec<u8>, Option<bytes::Bytes>> = BTreeMap::new();
+        let (mut at, mut previous, mut newest_start) = (1_u64, [0; 32], None::<StartId>);
+        while at <= end {
+            let Some((frame, frame_hash)) = self.log.frame_of(EventNumber(at)).await? else {
+                verdict.problem(format!("event {at} is missing"));
+                break;
+            };
+            verdict.frames = verdict.frames.saturating_add(1);
+            if frame.previous_hash != previous
+                || frame.at.number != verdict.frames
+                || frame.first_event.0 != at
+            {
+                verdict.problem(format!("frame {} does not follow the one before", frame.at.number));
+            }
+            let kept = self.log.leaves(frame.first_event, frame.events.len()).await?;
+            let mut events = vec![];
+            for (place, bytes) in frame.events.iter().enumerate() {
+                let number = EventNumber(at.saturating_add(place as u64));
+                let leaf = hash::leaf(bytes);
+                if kept.get(place) != Some(&leaf) {
+                    verdict.problem(format!("event {} does not have the leaf hash that was kept", number.0));
+                }
+                leaves.extend(leaf);
+                match codec::decode(number, bytes.clone()) {
+                    Ok(event) => events.push(event),
+                    Err(error) => verdict.problem(error.to_string()),
+                }
+            }
+            for (key, value) in projection::changes(&frame, &events, newest_start).changes {
+                expected.insert(key, value);
+            }
+            verdict.events = verdict.events.saturating_add(frame.events.len() as u64);
+            at = at.saturating_add(frame.events.len().max(1) as u64);
+            previous = frame_hash;
+            newest_start = Some(frame.at.start);
+        }
+        verdict.digest = hash::sha256(&leaves).iter().map(|byte| format!("{byte:02x}")).collect();
+        // A log that grew meanwhile has newer projections: only a log at rest can be compared.
+        if *self.state.events.borrow() == end {
+            self.compare(expected, end, &mut verdict).await?;
+        }
+        Ok(verdict)
+    }
+
+    async fn compare(
+        &self,
+        expected: BTreeMap<Vec<u8>, Option<bytes::Bytes>>,
+        end: u64,
+        verdict: &mut LogVerdict,
+    ) -> Result<(), EngineError> {
+        let mut differing = vec![];
+        for (key, value) in expected {
+            // Idempotency records go with their day's key.
+            if !key.starts_with(b"i") && self.projections.get(&key).await? != value {
+                differing.push(key);
+            }
+        }
+        if *self.state.events.borrow() == end {
+            for key in differing {
+                let kind = key.first().copied().map_or(' ', char::from);
+                verdict.problem(format!("a projection of kind {kind} differs from the log"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LogVerdict {
+    fn problem(&mut self, what: String) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(what);
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! The one task that writes: groups proposals, gives out numbers and slots, makes the keys durable, then the
+//! frame, and only then answers. Between groups it runs the batches that close fences.
+//!
+//! Order within a group (erasure.md, "Commit order"): guards on the state that includes every frame ahead;
+//! the slots' pages durable in the key database; the frame written and durable in the log; projections and
+//! memory; the answers. After any failed write or sync it stops for good: nothing is known about the disk.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cloakroom_core::clock::Clock;
+use cloakroom_core::event::{Body, Event, KeysDestroyed};
+use cloakroom_core::ids::{EventNumber, FramePosition, Slot, StartId, Subtree};
+use cloakroom_keytree::{Fault, TreeWriter};
+use cloakroom_store::{Batch, Frame, FrameHash, Log, Records, StoreError};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::EngineError;
+use crate::durable::Durable;
+use crate::projection;
+use crate::proposal::{Closed, Declined, Draft, Guard, Proposal, fill, link};
+use crate::state::State;
+
+/// After this long without a key commit the log's position is recorded all the same.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// A former root that would not go is tried again after this long.
+const ROOT_RETRY: Duration = Duration::from_secs(1);
+/// After a disk was found full, writes that are not urgent are refused for this long without asking it again.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+/// A day key dies when every request it could recognise is older than the 24 hours for which they are kept.
+pub(crate) const DAY_KEY_MS: i64 = 48 * 60 * 60 * 1_000;
+
+/// How groups and batches are sized.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WriterLimits {
+    pub(crate) commit_events_max: usize,
+    pub(crate) erase_batch: Duration,
+}
+
+/// Where the log stands for the next frame.
+#[derive(Clone, Copy)]
+pub(crate) struct Tail {
+    pub(crate) newest: Option<(FramePosition, FrameHash)>,
+    pub(crate) events: u64,
+}
+
+/// A fence that no batch has closed yet.
+struct OpenFence {
+    number: EventNumber,
+    slots: Vec<Slot>,
+    closed: Option<oneshot::Sender<Closed>>,
+}
+
+pub(crate) struct Writer {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) projections: Arc<dyn Records>,
+    pub(crate) tree: TreeWriter,
+    pub(crate) state: Arc<State>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) limits: WriterLimits,
+    pub(crate) tail: Tail,
+    pub(crate) log_ends: HashMap<Subtree, u64>,
+    fences: Vec<OpenFence>,
+    oldest_fence: Option<Instant>,
+    /// Slots whose keys went in with a frame that did not: they die in the next batch.
+    orphans: Vec<Slot>,
+    root_stays: Option<Instant>,
+    full_until: Option<Instant>,
+    newest_start: Option<StartId>,
+    last_key_commit: Instant,
+    checkpointed: u64,
+}
+
+/// What a group has taken in.
+#[derive(Default)]
+struct Group {
+    events: Vec<Event>,
+    keys: Vec<(Slot, crate::proposal::NewKey)>,
+    heads: HashMap<EventNumber, EventNumber>,
+    remembered: HashSet<[u8; 32]>,
+    tokens: HashSet<String>,
+    registers: HashSet<String>,
+    answers: Vec<(oneshot::Sender<Result<Durable<Vec<EventNumber>>, Declined>>, Vec<EventNumber>)>,
+    fences: Vec<OpenFence>,
+    urgent: bool,
+}
+
+impl Writer {
+    #[allow(clippy::too_many_arguments)] // made in one place, at the start
+    pub(crate) fn new(
+        log: Arc<dyn Log>,
+        projections: Arc<dyn Records>,
+        tree: TreeWriter,
+        state: Arc<State>,
+        clock: Arc<dyn Clock>,
+        limits: WriterLimits,
+        tail: Tail,
+        log_ends: HashMap<Subtree, u64>,
+    ) -> Self {
+        Self {
+            newest_start: tail.newest.map(|(at, _)| at.start),
+            checkpointed: tail.newest.map_or(0, |(at, _)| at.number),
+            log,
+            projections,
+            tree,
+            state,
+            clock,
+            limits,
+            tail,
+            log_ends,
+            fences: vec![],
+            oldest_fence: None,
+            orphans: vec![],
+            root_stays: None,
+            full_until: None,
+            last_key_commit: Instant::now(),
+        }
+    }
+
+    /// Fences that were open when the log was read; the start's batch has killed their slots already.
+    pub(crate) async fn close_old_fences(
+        &mut self,
+        fences: Vec<(EventNumber, Vec<Slot>)>,
+        roots_gone: bool,
+    ) -> Result<(), EngineError> {
+        self.fences =
+            fences.into_iter().map(|(number, slots)| OpenFence { number, slots, closed: None }).collect();
+        if roots_gone {
+            return self.close_fences().await;
+        }
+        self.root_stays = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Commits one proposal, before the task runs: for what a start needs.
+    pub(crate) async fn commit_now(&mut self, drafts: Vec<Draft>) -> Result<Vec<EventNumber>, EngineError> {
+        let (written, answer) = oneshot::channel();
+        self.commit(vec![Proposal { guards: vec![], drafts, urgent: true, written, closed: None }]).await?;
+        match answer.await {
+            Ok(Ok(numbers)) => Ok(numbers.into_inner()),
+            _ => Err(EngineError::Stopped),
+        }
+    }
+
+    /// What another writer goes on with.
+    pub(crate) fn into_parts(self) -> (TreeWriter, Tail, HashMap<Subtree, u64>) {
+        (self.tree, self.tail, self.log_ends)
+    }
+
+    /// Runs until the queue is closed, then stops cleanly; or until something fails that cannot be survived.
+    pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Proposal>) -> Result<(), EngineError> {
+        loop {
+            let waiting = self.patience();
+            let first = match tokio::time::timeout(waiting, queue.recv()).await {
+                Ok(Some(first)) => Some(first),
+                Ok(None) => return self.stop().await,
+                Err(_) => None,
+            };
+            if let Some(first) = first {
+                let mut size = first.drafts.len();
+                let mut group = vec![first];
+                while size < self.limits.commit_events_max
+                    && let Ok(next) = queue.try_recv()
+                {
+                    size = size.saturating_add(next.drafts.len());
+                    group.push(next);
+                }
+                self.commit(group).await?;
+            }
+            let gathered = queue.is_empty()
+                || self.oldest_fence.is_some_and(|oldest| oldest.elapsed() >= self.limits.erase_batch);
+            if gathered || !self.orphans.is_empty() {
+                self.batch().await?;
+            }
+            self.housekeep().await?;
+        }
+    }
+
+    /// How long to wait for a proposal before something else is due.
+    fn patience(&self) -> Duration {
+        if self.root_stays.is_some() { ROOT_RETRY } else { CHECKPOINT_EVERY }
+    }
+
+    async fn commit(&mut self, proposals: Vec<Proposal>) -> Result<(), EngineError> {
+        let mut group = Group::default();
+        for proposal in proposals {
+            if !proposal.urgent && self.full_until.is_some_and(|until| Instant::now() < until) {
+                decline(proposal, Declined::Full);
+            } else if self.stands(&proposal.guards, &group).await? {
+                self.take_in(proposal, &mut group).await?;
+            } else {
+                decline(proposal, Declined::Stale);
+            }
+        }
+        if group.events.is_empty() { Ok(()) } else { self.write(group).await }
+    }
+
+    /// Whether all that a proposal was made from is still so, frames of this group included.
+    async fn stands(&self, guards: &[Guard], group: &Group) -> Result<bool, EngineError> {
+        for guard in guards {
+            let stands = match guard {
+                Guard::Head { aggregate, newest } => {
+                    let head = match group.heads.get(aggregate) {
+                        Some(head) => Some(*head),
+                        None => self.head(*aggregate).await?,
+                    };
+                    head == Some(*newest)
+                }
+                Guard::Unremembered { day_key, mac } => {
+                    !group.remembered.contains(mac)
+                        && self.is_absent(&projection::remembered(*day_key, mac)).await?
+                }
+                Guard::FreeToken(token) => {
+                    !group.tokens.contains(token)
+                        && self.is_absent(&projection::key(b'k', token.as_bytes())).await?
+                }
+                Guard::Register { controller, version } => {
+                    !group.registers.contains(controller)
+                        && self.state.register(controller).map_or(0, |known| known.version) == *version
+                }
+            };
+            if !stands {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn take_in(&mut self, proposal: Proposal, group: &mut Group) -> Result<(), EngineError> {
+        let first = self.tail.events.saturating_add(group.events.len() as u64).saturating_add(1);
+        let numbers: Vec<EventNumber> =
+            (0..proposal.drafts.len() as u64).map(|place| EventNumber(first.saturating_add(place))).collect();
+        for guard in &proposal.guards {
+            match guard {
+                Guard::Unremembered { mac, .. } => drop(group.remembered.insert(*mac)),
+                Guard::FreeToken(token) => drop(group.tokens.insert(token.clone())),
+                Guard::Register { controller, .. } => drop(group.registers.insert(controller.clone())),
+                Guard::Head { .. } => {}
+            }
+        }
+        let at = self.clock.now_unix_ms();
+        let mut fences = vec![];
+        for (mut draft, number) in proposal.drafts.into_iter().zip(&numbers) {
+            let slot = draft.key.as_ref().map(|(subtree, _)| self.tree.next_slot(*subtree));
+            let subtree = draft.new_subtree.then(|| self.tree.new_subtree());
+            fill(&mut draft.body, &numbers, slot, subtree);
+            if let Some((aggregate, _)) = draft.body.chain()
+                && !group.heads.contains_key(&aggregate)
+                && let Some(head) = self.head(aggregate).await?
+            {
+                group.heads.insert(aggregate, head);
+            }
+            link(&mut draft.body, *number, &mut group.heads);
+            if let (Some(slot), Some((_, key))) = (slot, draft.key) {
+                group.keys.push((slot, key));
+            }
+            if draft.body.is_fence() {
+                fences.push(OpenFence { number: *number, slots: draft.body.dooms(), closed: None });
+            }
+            group.events.push(Event { at, body: draft.body });
+        }
+        if let Some(last) = fences.last_mut() {
+            last.closed = proposal.closed; // fences of one proposal are closed by one batch
+        }
+        group.fences.extend(fences);
+        group.urgent |= proposal.urgent;
+        group.answers.push((proposal.written, numbers));
+        Ok(())
+    }
+
+    /// Keys, frame, projections, answers, in this order.
+    async fn write(&mut self, group: Group) -> Result<(), EngineError> {
+        let mut keys: Vec<_> = group.keys.iter().map(|(slot, key)| (*slot, key.for_slot())).collect();
+        keys.sort_by_key(|(slot, _)| *slot);
+        if !keys.is_empty() {
+            self.tree.insert(&keys, Batch::default(), self.durable()).await?;
+            self.last_key_commit = Instant::now();
+            self.checkpointed = self.tail.newest.map_or(0, |(at, _)| at.number);
+        }
+        let frame = self.frame(&group);
+        let hash = match self.log.append(&frame, group.urgent).await {
+            Ok(hash) => hash,
+            Err(StoreError::Full { free_bytes, reserved_bytes }) => {
+                tracing::warn!(free_bytes, reserved_bytes, "disk nearly full: writes are refused");
+                self.full_until = Some(Instant::now() + FULL_PAUSE);
+                self.orphans.extend(group.keys.iter().map(|(slot, _)| *slot));
+                for (written, _) in group.answers {
+                    drop(written.send(Err(Declined::Full)));
+                }
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.log.sync().await?;
+        self.tail = Tail {
+            newest: Some((frame.at, hash)),
+            events: self.tail.events.saturating_add(group.events.len() as u64),
+        };
+        self.log_ends.extend(frame.ends.iter().copied());
+        self.projections.apply(projection::changes(&frame, &group.events, self.newest_start)).await?;
+        self.newest_start = Some(frame.at.start);
+        let mut number = frame.first_event;
+        for event in &group.events {
+            self.state.apply(number, event)?;
+            number = EventNumber(number.0.saturating_add(1));
+        }
+        for (written, numbers) in group.answers {
+            drop(written.send(Ok(Durable::after_sync(numbers)))); // a caller that left has no use for it
+        }
+        if !group.fences.is_empty() {
+            self.oldest_fence.get_or_insert_with(Instant::now);
+            self.fences.extend(group.fences);
+        }
+        self.state.events.send_replace(self.tail.events);
+        Ok(())
+    }
+
+    fn frame(&self, group: &Group) -> Frame {
+        let mut ends: HashMap<Subtree, u64> = HashMap::new();
+        for (slot, _) in &group.keys {
+            let end = ends.entry(slot.subtree).or_insert(0);
+            *end = (*end).max(slot.index.saturating_add(1));
+        }
+        let mut ends: Vec<_> = ends.into_iter().collect();
+        ends.sort_unstable();
+        let (number, previous_hash) = self.tail.newest.map_or((0, [0; 32]), |(at, hash)| (at.number, hash));
+        Frame {
+            at: FramePosition { start: self.tree.start_id(), number: number.saturating_add(1) },
+            previous_hash,
+            rests_on: self.tree.at(),
+            durable_number: number, // one frame at a time is in flight
+            ends,
+            first_event: EventNumber(self.tail.events.saturating_add(1)),
+            events: group.events.iter().map(crate::codec::encode).collect(),
+        }
+    }
+
+    /// Forgets what the durable fences condemn, and closes them.
+    async fn batch(&mut self) -> Result<(), EngineError> {
+        if self.fences.is_empty() && self.orphans.is_empty() || self.root_stays.is_some() {
+            return Ok(());
+        }
+        let mut doomed: Vec<Slot> = self.fences.iter().flat_map(|fence| &fence.slots).copied().collect();
+        doomed.append(&mut self.orphans);
+        let old_day_keys = self.old_day_keys();
+        doomed.extend(&old_day_keys);
+        self.oldest_fence = None;
+        let result = self.tree.batch(&doomed, Batch::default(), self.durable()).await;
+        self.last_key_commit = Instant::now();
+        match result {
+            Ok(_) => self.close_fences().await,
+            Err(Fault::RootStays(error)) => {
+                tracing::error!(
+                    error = error.map(|error| error.to_string()),
+                    "a former root is not gone: fences stay open"
+                );
+                self.root_stays = Some(Instant::now());
+                Ok(())
+            }
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    /// Every former root is destroyed and probed: writes the closing event of every open fence.
+    async fn close_fences(&mut self) -> Result<(), EngineError> {
+        let fences = std::mem::take(&mut self.fences);
+        if fences.is_empty() {
+            return Ok(());
+        }
+        let epoch = self.tree.state().epoch;
+        let closing = Body::KeysDestroyed(KeysDestroyed {
+            fences: fences.iter().map(|fence| fence.number).collect(),
+            epoch,
+            destroy_class: self.tree.destroy_class().to_owned(),
+        });
+        self.commit_now(vec![Draft::of(closing)]).await?;
+        for fence in fences {
+            self.state.unfence(&fence.slots);
+            if let Some(closed) = fence.closed {
+                let _left = closed.send(Closed { epoch }); // a caller that left has no use for it
+            }
+        }
+        Ok(())
+    }
+
+    /// A second of log growth without a key commit is recorded; a root that stayed is tried again.
+    async fn housekeep(&mut self) -> Result<(), EngineError> {
+        if self.root_stays.is_some_and(|since| since.elapsed() >= ROOT_RETRY) {
+            match self.tree.destroy_former().await {
+                Ok(()) => {
+                    self.root_stays = None;
+                    self.close_fences().await?;
+                }
+                Err(Fault::RootStays(_)) => self.root_stays = Some(Instant::now()),
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        if self.last_key_commit.elapsed() >= CHECKPOINT_EVERY
+            && self.tail.newest.is_some_and(|(at, _)| at.number > self.checkpointed)
+        {
+            self.checkpoint().await?;
+        }
+        Ok(())
+    }
+
+    async fn checkpoint(&mut self) -> Result<(), EngineError> {
+        self.tree.checkpoint(self.durable()).await?;
+        self.tree.note().await?;
+        self.projections.sync().await?;
+        self.last_key_commit = Instant::now();
+        self.checkpointed = self.tail.newest.map_or(0, |(at, _)| at.number);
+        Ok(())
+    }
+
+    async fn stop(&mut self) -> Result<(), EngineError> {
+        self.batch().await?;
+        self.checkpoint().await
+    }
+
+    fn old_day_keys(&self) -> Vec<Slot> {
+        let now = self.clock.now_unix_ms();
+        let mut keys = self.state.day_keys.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (old, kept): (Vec<_>, Vec<_>) =
+            keys.drain(..).partition(|key| now.saturating_sub(key.made_at) > DAY_KEY_MS);
+        *keys = kept;
+        old.iter().map(|key| key.slot).collect()
+    }
+
+    fn durable(&self) -> Option<FramePosition> {
+        self.tail.newest.map(|(at, _)| at)
+    }
+
+    async fn head(&self, aggregate: EventNumber) -> Result<Option<EventNumber>, EngineError> {
+        let head = projection::read_number(&*self.projections, &projection::about(b'h', aggregate)).await?;
+        Ok(head.map(EventNumber))
+    }
+
+    async fn is_absent(&self, key: &[u8]) -> Result<bool, EngineError> {
+        Ok(self.projections.get(key).await?.is_none())
+    }
+}
+
+fn decline(proposal: Proposal, reason: Declined) {
+    drop(proposal.written.send(Err(reason)));
+}

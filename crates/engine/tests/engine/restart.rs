@@ -1,0 +1,117 @@
+//! What a start must find again, and what it must refuse.
+
+use cloakroom_core::refusal::Code;
+use cloakroom_engine::GateReason;
+
+use crate::house::{ADMIN, DPO, House, copy, erasure_of, item, new, person, read, tokenize};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_there_after_a_restart() {
+    let house = House::new();
+    let engine = house.ready().await;
+    let (subject, email, _) = person(&engine, "ada@example.com", "Ada").await;
+    let (_, other, _) = person(&engine, "bob@example.com", "Bob").await;
+    let first = tokenize(&engine, "order-9", vec![item(new("c"), "email", "cy@example.com")]).await;
+    let (erasure, _) = engine.request_erasure(DPO, erasure_of(&subject)).await.unwrap();
+    let verdict = engine.verify_log(ADMIN).await.unwrap();
+    assert_eq!(verdict.problems, Vec::<String>::new());
+    let jwks = engine.jwks();
+    engine.close().await;
+    drop(engine);
+
+    for _ in 0..2 {
+        let engine = house.open().await;
+        assert_eq!(read(&engine, &email).await, Err(Code::Erased));
+        assert_eq!(read(&engine, &other).await.unwrap(), "bob@example.com");
+        let repeat = tokenize(&engine, "order-9", vec![item(new("c"), "email", "cy@example.com")]).await;
+        assert_eq!(first, repeat, "a repeat is recognised across a restart");
+        assert_eq!(engine.erasure(DPO, &erasure.erasure_id).await.unwrap().epoch, erasure.epoch);
+        assert_eq!(engine.jwks(), jwks);
+        assert_eq!(engine.verify_log(ADMIN).await.unwrap().problems, Vec::<String>::new());
+        engine.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn projections_that_are_gone_are_rebuilt() {
+    let house = House::new();
+    let engine = house.ready().await;
+    let (_, email, _) = person(&engine, "ada@example.com", "Ada").await;
+    engine.close().await;
+    drop(engine);
+    std::fs::remove_dir_all(house.folder.join("data/projections")).unwrap();
+    let engine = house.open().await;
+    assert_eq!(read(&engine, &email).await.unwrap(), "ada@example.com");
+    assert_eq!(engine.verify_log(ADMIN).await.unwrap().problems, Vec::<String>::new());
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_log_closes_the_gate_and_the_right_one_opens_it() {
+    let house = House::new();
+    let engine = house.ready().await;
+    person(&engine, "ada@example.com", "Ada").await;
+    engine.close().await;
+    drop(engine);
+    let aside = tempfile::tempdir().unwrap();
+    copy(&house.folder.join("data"), &aside.path().join("old"));
+    let engine = house.open().await;
+    let (_, email, _) = person(&engine, "bob@example.com", "Bob").await;
+    engine.close().await;
+    drop(engine);
+
+    std::fs::rename(house.folder.join("data"), aside.path().join("new")).unwrap();
+    copy(&aside.path().join("old"), &house.folder.join("data"));
+    assert!(matches!(house.gate().await, GateReason::LogBehindKeys { .. }));
+    std::fs::remove_dir_all(house.folder.join("data")).unwrap();
+    std::fs::rename(aside.path().join("new"), house.folder.join("data")).unwrap();
+    let engine = house.open().await;
+    assert_eq!(read(&engine, &email).await.unwrap(), "bob@example.com", "a closed gate changed nothing");
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_keys_close_the_gate_and_the_right_ones_open_it() {
+    let house = House::new();
+    let engine = house.ready().await;
+    let (subject, _, _) = person(&engine, "ada@example.com", "Ada").await;
+    engine.close().await;
+    drop(engine);
+    let aside = tempfile::tempdir().unwrap();
+    copy(&house.folder.join("keys"), &aside.path().join("old"));
+    let engine = house.open().await;
+    let (_, email, _) = person(&engine, "bob@example.com", "Bob").await;
+    engine.request_erasure(DPO, erasure_of(&subject)).await.unwrap();
+    engine.close().await;
+    drop(engine);
+
+    std::fs::rename(house.folder.join("keys"), aside.path().join("new")).unwrap();
+    copy(&aside.path().join("old"), &house.folder.join("keys"));
+    assert!(matches!(house.gate().await, GateReason::KeysBehindLog { .. }));
+    std::fs::remove_dir_all(house.folder.join("keys")).unwrap();
+    std::fs::rename(aside.path().join("new"), house.folder.join("keys")).unwrap();
+    let engine = house.open().await;
+    assert_eq!(read(&engine, &email).await.unwrap(), "bob@example.com");
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_keys_at_all_close_the_gate() {
+    let house = House::new();
+    let engine = house.ready().await;
+    engine.close().await;
+    drop(engine);
+    std::fs::rename(house.folder.join("keys"), house.folder.join("lost")).unwrap();
+    assert_eq!(house.gate().await, GateReason::KeysMissing);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_daemon_on_the_same_folder_is_refused() {
+    let house = House::new();
+    let engine = house.ready().await;
+    let error = House::at(&house.folder).try_open().await.err().unwrap();
+    assert!(error.chain().contains("in use"), "{}", error.chain());
+    let (_, email, _) = person(&engine, "ada@example.com", "Ada").await;
+    assert_eq!(read(&engine, &email).await.unwrap(), "ada@example.com", "the first is unharmed");
+    engine.close().await;
+}
