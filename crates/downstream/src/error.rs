@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use cloakroom_bus::BusError;
 use cloakroom_client::ClientError;
 use cloakroom_crypto::OpenError;
+use cloakroom_crypto::arena::ArenaError;
+use cloakroom_crypto::process::HardenError;
 use cloakroom_crypto::seal::SealError;
 use cloakroom_crypto::sign::SignError;
 use cloakroom_keytree::{Fault, HolderError};
@@ -77,9 +79,26 @@ pub enum DownstreamError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Configuration or certificates.
-    #[error("the daemon cannot start")]
+    /// Configuration, certificates, ports.
+    #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The configuration parses and still cannot be meant.
+    #[error("the configuration's {key} is wrong: {reason}")]
+    Config {
+        /// Its key.
+        key: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// This process cannot keep keys from core dumps.
+    #[error("the process cannot be hardened")]
+    Harden(#[from] HardenError),
+    /// This process cannot lock memory for keys.
+    #[error("no locked memory for keys")]
+    Memory(#[from] ArenaError),
+    /// The descriptors that reflection serves do not read.
+    #[error("gRPC reflection cannot start")]
+    Reflection(#[from] tonic_reflection::server::Error),
     /// The vault gave a key that is none.
     #[error("the vault named a key that is no Ed25519 key")]
     AnnouncerKey(#[from] SignError),

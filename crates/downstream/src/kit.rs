@@ -28,7 +28,6 @@ use cloakroom_crypto::sign::SigningKey;
 use cloakroom_runtime::health::Condition;
 use cloakroom_runtime::shutdown::Shutdown;
 use cloakroom_runtime::telemetry;
-use serde::Deserialize;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout, timeout_at};
 use tracing::{Instrument, info_span};
 
@@ -54,33 +53,26 @@ const LAG_WITHIN: Duration = Duration::from_secs(3);
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// How a downstream reaches the vault and Kafka.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct KitConfig {
     /// Its id, as the register names it.
     pub downstream: String,
     /// The vault's admin endpoint.
     pub admin: Endpoint,
     /// Kafka, where it is not what the vault says.
-    #[serde(default)]
     pub kafka: Option<BusConfig>,
     /// The file of its own signing key; made (0600) where it is missing.
     pub key_file: PathBuf,
-    /// How often the vault is asked for new controllers and keys, in milliseconds.
-    #[serde(default = "default_refresh_ms")]
+    /// How often the vault is asked for new controllers and keys ([`REFRESH_MS`]).
     pub refresh_ms: u64,
-    /// How often the ledger is replayed while running, in milliseconds: what Kafka may have lost.
-    #[serde(default = "default_replay_ms")]
+    /// How often the ledger is replayed while running: what Kafka may have lost ([`REPLAY_MS`]).
     pub replay_ms: u64,
 }
 
-fn default_refresh_ms() -> u64 {
-    5_000 // a controller that was just registered waits so long at most
-}
-
-fn default_replay_ms() -> u64 {
-    300_000 // Kafka is what tells in time; this closes gaps
-}
+/// A controller that was just registered waits so long at most.
+pub const REFRESH_MS: u64 = 5_000;
+/// Kafka is what tells in time; replaying closes gaps.
+pub const REPLAY_MS: u64 = 300_000;
 
 /// The kit at work.
 pub struct Kit {

@@ -8,7 +8,8 @@
 //! - [`copies`]: copies sealed under keys that a purge destroys
 //! - [`erasure`]: what a downstream is told, and [`Purge`]
 //! - [`reader`]: values from the vault, under the downstream's own purpose, into the copies
-//! - [`kit`]: everything else
+//! - [`kit`]: consumption, verification, retries, answers, replay
+//! - [`daemon`]: a whole daemon around it: configuration, ports, who may call, the orderly end
 //!
 //! Invariants (design: broadcast.md):
 //! - A token once purged stays purged: no later `put` brings its value back, and nobody uses a copy of it.
@@ -17,6 +18,7 @@
 
 pub mod copies;
 pub mod erasure;
+pub mod daemon;
 mod error;
 pub mod kit;
 pub mod reader;

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cloakroom_store::{Batch, Records};
 
-use super::layout::ROWS;
-use crate::{DownstreamError, Erasure};
+use super::layout::{ROWS, mark};
+use crate::{DownstreamError, Erasure, Token};
 
 /// Rows read at once while a scan goes on.
 const SCANNED_AT_ONCE: usize = 500;
@@ -70,6 +70,14 @@ pub struct RowEdit {
 impl RowEdit {
     pub(super) fn over(records: &Arc<dyn Records>) -> Self {
         Self { records: Arc::clone(records), changes: BTreeMap::new() }
+    }
+
+    /// Whether a token was purged: an application that keeps a row by token asks before it does.
+    ///
+    /// # Errors
+    /// [`DownstreamError::Store`]
+    pub async fn is_purged(&self, token: &Token) -> Result<bool, DownstreamError> {
+        Ok(self.record(&mark(token)).await?.is_some())
     }
 
     /// One row.

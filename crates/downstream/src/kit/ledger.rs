@@ -8,7 +8,7 @@ use cloakroom_client::ClientError;
 use cloakroom_crypto::sign::{VerifyingKey, record_bytes};
 use cloakroom_proto::admin::v1::{RegisterDownstreamRequest, ReplayErasuresRequest, ReplayErasuresResponse};
 use cloakroom_runtime::shutdown::Shutdown;
-use data_encoding::{BASE64, HEXLOWER};
+use data_encoding::HEXLOWER;
 use tokio::time::timeout;
 
 use super::inbox::{self, Message};
@@ -39,12 +39,11 @@ impl Registration {
     }
 
     /// Verifies a replayed record as if it had come over Kafka, and reads it. Its signature stands in the
-    /// header `sig` as text: hexadecimal or base64.
+    /// header `sig` in hexadecimal digits: gRPC's headers are text.
     fn open(&self, replayed: ReplayErasuresResponse) -> Result<Message, Refused> {
         let header = |name| replayed.headers.get(name).ok_or(Refused::Unsigned);
         let (kid, signature) = (header("kid")?, header("sig")?.as_bytes());
-        let signature = HEXLOWER.decode(signature).or_else(|_| BASE64.decode(signature));
-        let signature = signature.map_err(|_| Refused::Unsigned)?;
+        let signature = HEXLOWER.decode(signature).map_err(|_| Refused::Unsigned)?;
         let key = self.keys.iter().find(|key| key.kid() == *kid).ok_or(Refused::UnknownKey)?;
         let mut attributes: Vec<(&str, &[u8])> = (replayed.headers.iter())
             .filter(|(name, _)| name.starts_with("ce_"))
@@ -97,13 +96,15 @@ impl Kit {
         let since = if before == 0 { 0 } else { before.saturating_add(1) };
         let request = ReplayErasuresRequest { downstream: self.config.downstream.clone(), since };
         let mut told = self.admin.replay_erasures(request).await?;
-        let (mut reached, mut erasures, mut notices) = (before, vec![], vec![]);
+        let (mut complete, mut reached) = (before, before);
+        let (mut erasures, mut notices) = (vec![], vec![]);
         loop {
             let next = timeout(SILENT_MAX, told.message()).await.map_err(|_| DownstreamError::Silent)?;
             let next = next.map_err(|status| ClientError::Status(Box::new(status)))?;
             let last = next.is_none();
             if let Some(next) = next {
-                reached = reached.max(next.position);
+                // One event can be many records: until the next one comes, only those before it are complete.
+                (complete, reached) = (next.position.saturating_sub(1).max(before), next.position);
                 if !next.record.is_empty() {
                     match self.registration.open(next).map_err(DownstreamError::Replayed)? {
                         Message::Purge(erasure) => erasures.push(erasure),
@@ -114,8 +115,9 @@ impl Kit {
             }
             if last || erasures.len().saturating_add(notices.len()) >= BATCH_MAX {
                 self.settle(std::mem::take(&mut erasures), std::mem::take(&mut notices), shutdown).await?;
-                if reached != before {
-                    self.purge.reached(reached).await?;
+                let position = if last { reached } else { complete };
+                if position > before {
+                    self.purge.reached(position).await?;
                 }
             }
             if last {
