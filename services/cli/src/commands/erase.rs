@@ -28,10 +28,10 @@ pub(crate) struct Erase {
     #[arg(long, value_name = "ACTIVITY")]
     activity: Vec<String>,
     /// On whose behalf, as an id, never a name: dsr-2026-114
-    #[arg(long, value_name = "ID", default_value = "")]
+    #[arg(long, value_name = "ID")]
     actor: String,
     /// A case or ticket id
-    #[arg(long, value_name = "ID", default_value = "")]
+    #[arg(long, value_name = "ID")]
     reason: String,
     /// The ground of GDPR Art. 17(1)
     #[arg(long, value_enum, default_value_t)]

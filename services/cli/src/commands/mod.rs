@@ -5,6 +5,7 @@ mod certs;
 mod completions;
 mod describe;
 mod detokenize;
+mod dev;
 mod doctor;
 mod downstreams;
 mod erase;
@@ -29,6 +30,7 @@ use crate::settings::Settings;
 /// Everything that can be typed.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
+    Dev(dev::Dev),
     Tokenize(tokenize::Tokenize),
     Detokenize(detokenize::Detokenize),
     Describe(describe::Describe),
@@ -52,12 +54,15 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Certs(certs::Certs),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    RunChild(dev::RunChild),
 }
 
 impl Command {
     /// Does what was typed.
     pub(crate) async fn run(&self, settings: &Settings, output: &Output) -> Result<(), CliError> {
         match self {
+            Self::Dev(command) => command.run(output).await,
             Self::Tokenize(command) => command.run(settings, output).await,
             Self::Detokenize(command) => command.run(settings, output).await,
             Self::Describe(command) => command.run(settings, output).await,
@@ -76,6 +81,7 @@ impl Command {
             Self::Doctor(command) => command.run(settings, output).await,
             Self::Certs(command) => command.run(output),
             Self::Completions(command) => command.run(output),
+            Self::RunChild(command) => command.run(),
         }
     }
 }
