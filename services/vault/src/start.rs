@@ -167,7 +167,7 @@ async fn until_the_end(house: House, serving: impl Future<Output = ()>) -> Ended
     };
     tokio::select! {
         biased;
-        reason = std::future::pending() => Ended::Failed(reason),
+        reason = engine.failed() => Ended::Failed(reason),
         () = in_order => Ended::Drained,
     }
 }
