@@ -141,10 +141,11 @@ impl Engine {
     /// Returns when something failed after which nothing is known about the disk: the process must end.
     pub async fn failed(&self) -> String {
         let mut failure = self.failure.clone();
-        match failure.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
+        let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
             // The writer ended without a failure: a clean stop.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 
