@@ -2,8 +2,10 @@
 //!
 //! A dev-dependency only.
 //!
+//! - [`daemons`]: the programs of this house as children of a test: started, killed, started again
 //! - [`kafka`]: Apache Kafka itself, on free ports, gone when the test is
 //! - [`ports`]: free ports
+//! - [`seed`]: randomness that can be played again
 //! - [`wait`]: waiting for a condition, with a deadline
 //! - [`unique`]: names that nobody else uses
 //! - [`ManualClock`]: a clock that tests set
@@ -11,8 +13,10 @@
 // A test that cannot go on panics.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+pub mod daemons;
 pub mod kafka;
 pub mod ports;
+pub mod seed;
 pub mod wait;
 
 use std::hash::{BuildHasher, RandomState};
