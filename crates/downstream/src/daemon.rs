@@ -4,11 +4,13 @@
 //! - [`launch`]: from the command line to the exit code
 //! - [`Daemon`]: ports, copies and kit under way
 //! - [`Callers`]: who may call
+//! - [`status`]: what they are told when something cannot be done
 
 mod arguments;
 mod callers;
 pub mod config;
 pub mod launch;
+mod refusal;
 
 use std::sync::Arc;
 
@@ -30,6 +32,7 @@ use tonic_reflection::server::Builder;
 pub use callers::Callers;
 pub use config::{Config, Service};
 pub use launch::launch;
+pub use refusal::status;
 
 use crate::{Copies, DownstreamError, Forget, Kit, Purge};
 

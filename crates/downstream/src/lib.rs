@@ -30,3 +30,8 @@ pub use erasure::{Erasure, Purge, PurgeError, Purged, Rectified, Token};
 pub use error::DownstreamError;
 pub use kit::{Kit, KitConfig};
 pub use reader::{Held, Read, Reader};
+
+/// A new random id of 32 hexadecimal digits, for what an application names itself.
+pub fn random_id() -> String {
+    data_encoding::HEXLOWER.encode(&cloakroom_crypto::random::id16())
+}
