@@ -22,6 +22,9 @@ const READY_WITHIN: Duration = Duration::from_secs(90);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// How often the downstreams ask for new controllers: somebody who plays waits for them.
+const REFRESH_MS: u64 = 1_000;
+
 /// How long development certificates last: longer than anybody plays with one run.
 const DAYS: i64 = 90;
 
@@ -132,11 +135,30 @@ impl House {
     }
 
     fn mail_config(&self) -> String {
-        String::new()
+        let config = self.downstream_config("mail", self.ports.mail, self.ports.mail_health);
+        // Without a relay, mail goes to the sink, which keeps it in memory and shows it at /messages.
+        format!("{config}\n[own]\nsink = \"{}\"\n", self.ports.smtp)
     }
 
     fn affiliate_config(&self) -> String {
-        String::new()
+        self.downstream_config("affiliate", self.ports.affiliate, self.ports.affiliate_health)
+    }
+
+    fn downstream_config(&self, name: &str, listen: SocketAddr, health: SocketAddr) -> String {
+        let at = |place: &str| quoted(&self.folder.at(name).join(place));
+        let Ports { vault, admin, .. } = self.ports;
+        format!(
+            "listen = \"{listen}\"\n\
+             data = {}\nroots = {}\n\
+             callers = [\"spiffe://{TRUST_DOMAIN}/service/orders\"]\n\n\
+             [health]\nlisten = \"{health}\"\n\n\
+             [tls]\n{}\n\
+             [vault]\naddress = \"{vault}\"\nadmin = \"{admin}\"\nrefresh_ms = {REFRESH_MS}\n\n\
+             [memory]\nallow_unlocked = true\n",
+            at("data"),
+            at("roots"),
+            self.tls(name),
+        )
     }
 
     fn tls(&self, name: &str) -> String {

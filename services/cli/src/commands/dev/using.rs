@@ -12,6 +12,9 @@ use super::story::{CONTROLLER, Cast, Order, SUPPORT_PURPOSE, Story};
 use crate::commands::vault::code;
 use crate::error::CliError;
 
+/// Lines of a mail that are shown.
+const BODY_LINES_SHOWN: usize = 8;
+
 /// The shop has a ticket mailed; it hands over tokens alone.
 pub(super) async fn mail_a_ticket(story: &mut Story<'_>, cast: &Cast) -> Result<(), CliError> {
     story.chapter(
@@ -61,9 +64,16 @@ pub(super) async fn messages(story: &Story<'_>) -> Vec<serde_json::Value> {
     list.and_then(|list| list.as_array().cloned()).unwrap_or_default()
 }
 
+/// The newest message to an address, as it would be read.
 async fn message_to(story: &Story<'_>, email: &str) -> Option<String> {
-    let found = messages(story).await.into_iter().find(|message| message.to_string().contains(email))?;
-    Some(found.to_string())
+    let to = |message: &&serde_json::Value| message["to"].to_string().contains(email);
+    let messages = messages(story).await;
+    let message = messages.iter().rev().find(to)?["message"].as_str()?;
+    let headers = ["From:", "To:", "Subject:"];
+    let (head, body) = message.split_once("\r\n\r\n")?;
+    let head = head.lines().filter(|line| headers.iter().any(|header| line.starts_with(header)));
+    let body = body.lines().filter(|line| !line.trim().is_empty()).take(BODY_LINES_SHOWN);
+    Some(head.chain(body).map(|line| format!("| {line}\n")).collect())
 }
 
 /// The affiliate programme attributes the sale to whoever brought the buyer.
