@@ -83,13 +83,11 @@ impl<'a> Edit<'a> {
         Ok(())
     }
 
-    /// Gives a fresh key to every page that was changed, to every page on the way to the end of every subtree
-    /// and of the directory where `ends` says so, and to all pages above them. Pages left without keys go.
-    pub(crate) async fn rekey(&mut self, ends: bool) -> Result<(), Fault> {
-        if ends {
-            for (subtree, end) in self.ends.clone() {
-                self.touch_path_to(Slot { subtree, index: end }).await?;
-            }
+    /// Gives a fresh key to every page that was changed, to every page on the way to the end of each subtree in
+    /// `ends`, and to all pages above them. Pages left without keys go.
+    pub(crate) async fn rekey(&mut self, ends: &[Subtree]) -> Result<(), Fault> {
+        for subtree in ends {
+            self.touch_path_to(Slot { subtree: *subtree, index: self.end(*subtree) }).await?;
         }
         let mut above_changed = vec![];
         for (address, draft) in &self.pages {

@@ -20,6 +20,7 @@ mod edit;
 mod fault;
 pub mod holder;
 pub mod layout;
+mod sequence;
 pub mod start;
 mod state;
 pub mod tree;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, FramePosition, RootId, Slot, StartId, Subtree, TreeId};
@@ -18,10 +18,11 @@ use prost::Message;
 
 use crate::cache::Cache;
 use crate::holder::{HolderError, OwnerNumber, RootHolder};
-use crate::layout::{DIRECTORY, END_PREFIX, START_PREFIX, STATE_KEY};
+use crate::layout::{DIRECTORY, END_PREFIX, PageAddress, START_PREFIX, STATE_KEY, levels};
+use crate::sequence::Sequence;
 use crate::state::{Starts, TreeState};
 use crate::tree::{Shared, Top};
-use crate::writer::{Batched, Paths, TreeWriter};
+use crate::writer::{Batched, TreeWriter};
 use crate::{Fault, GateReason, TreeOptions};
 
 /// What a caller's log says, for the checks. A downstream's copies have none.
@@ -70,7 +71,8 @@ impl Found {
             tree,
             cache: Cache::new(options.cache_bytes),
             top: RwLock::new(Top { anchor: None, ends }),
-            sequence: AtomicU64::new(0),
+            commits: Sequence::default(),
+            shown: Sequence::default(),
             epoch: AtomicU64::new(state.as_ref().map_or(0, |state| state.epoch)),
         });
         Ok(Self { shared, holder, owner, state, tree, starts })
@@ -123,7 +125,10 @@ impl Found {
         {
             return Err(GateReason::KeysBehindHolder { lacking: noted }.into());
         }
-        self.unwrap_anchor(state).await.map(drop)
+        let anchor = self.unwrap_anchor(state).await?;
+        let directory = self.shared.top.read().unwrap_or_else(PoisonError::into_inner).end(DIRECTORY);
+        let top = PageAddress::top(DIRECTORY, levels(directory.unwrap_or_default()));
+        self.shared.read(top, anchor.borrow()).await?.ok_or(Fault::Missing(top)).map(drop)
     }
 
     /// Makes the tree where there is none, so that a log's first frame has keys to rest on. Returns the commit
@@ -171,15 +176,21 @@ impl Found {
         self.prepare(start).await?;
         let Some(state) = self.state.clone() else { return Err(Fault::Damaged("state")) };
         let anchor = self.unwrap_anchor(&state).await?;
-        if let Ok(mut top) = self.shared.top.write() {
-            top.anchor = Some(Arc::new(anchor));
-        }
+        self.shared.top.write().unwrap_or_else(PoisonError::into_inner).anchor = Some(Arc::new(anchor));
         let mut doomed = fenced.to_vec();
+        let mut writer = self.writer(start, state);
         if let Some(log_ends) = log_ends {
             doomed.extend(self.beyond(log_ends));
+            for (subtree, end) in log_ends {
+                let next = writer.next.entry(*subtree).or_default();
+                *next = (*next).max(*end);
+            }
         }
-        let mut writer = self.writer(start, state);
-        let batched = match writer.batch_over(&doomed, Paths::AndEnds, Batch::default(), log).await {
+        let ends: Vec<Subtree> = {
+            let top = self.shared.top.read().unwrap_or_else(PoisonError::into_inner);
+            top.ends.keys().copied().collect()
+        };
+        let batched = match writer.batch_over(&doomed, &ends, Batch::default(), log).await {
             Ok(batched) => (batched, None),
             Err(Fault::RootStays(error)) => {
                 let batched = Batched { epoch: writer.state.epoch, at: writer.state.at };
@@ -193,7 +204,7 @@ impl Found {
     /// Slots that the tree handed out and no frame names. The system's first slot names nothing: it is the one
     /// that the tree was made with.
     fn beyond(&self, log_ends: &HashMap<Subtree, u64>) -> Vec<Slot> {
-        let ends = self.shared.top.read().map(|top| top.ends.clone()).unwrap_or_default();
+        let ends = self.shared.top.read().unwrap_or_else(PoisonError::into_inner).ends.clone();
         ends.into_iter()
             .filter(|(subtree, _)| *subtree != DIRECTORY)
             .flat_map(|(subtree, end)| {
@@ -204,7 +215,7 @@ impl Found {
     }
 
     fn writer(&self, start: StartId, state: TreeState) -> TreeWriter {
-        let next = self.shared.top.read().map(|top| top.ends.clone()).unwrap_or_default();
+        let next = self.shared.top.read().unwrap_or_else(PoisonError::into_inner).ends.clone();
         let unrecorded_start = self.starts.0.last().is_none_or(|(newest, _)| *newest != start);
         TreeWriter {
             shared: Arc::clone(&self.shared),

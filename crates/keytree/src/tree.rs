@@ -1,8 +1,9 @@
 //! Reading a key, from any task, while one other task writes.
 //!
-//! Readers take no lock that a commit holds. A reader that meets a page of one commit under a key of
-//! another sees that the sequence has moved (odd while a commit is under way) and reads again; only a
-//! failure with the sequence at rest is damage.
+//! Readers take no lock that a commit holds. What a commit changes is in the database first, then in memory
+//! ("shown"). A reader that finds no key while memory changes looks again. One that meets a page of one
+//! commit under a key of another cannot open it; it waits for the commit to end and looks again: only what
+//! does not open with no commit under way is damage.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,11 @@ use cloakroom_store::Records;
 use crate::Fault;
 use crate::cache::Cache;
 use crate::layout::{DIRECTORY, PageAddress, levels};
+use crate::sequence::Sequence;
+
+/// A page that does not open is looked at again after so many commits before it counts as damaged: what is
+/// said then, that nothing is known, is right however many more there are.
+const LOOKS: usize = 64;
 
 /// A tree for readers. Cheap to clone.
 #[derive(Clone)]
@@ -29,7 +35,10 @@ pub(crate) struct Shared {
     pub(crate) tree: TreeId,
     pub(crate) cache: Cache,
     pub(crate) top: RwLock<Top>,
-    pub(crate) sequence: AtomicU64,
+    /// Commits.
+    pub(crate) commits: Sequence,
+    /// The end of each, when memory takes over what the database has.
+    pub(crate) shown: Sequence,
     pub(crate) epoch: AtomicU64,
 }
 
@@ -64,27 +73,29 @@ impl Tree {
         slot: Slot,
         use_key: impl FnOnce(KeyRef<'_, Slotted>) -> T,
     ) -> Result<Option<T>, Fault> {
+        if slot.subtree == DIRECTORY {
+            return Err(Fault::Slot(slot));
+        }
         let (leaf, place) = PageAddress::of(slot);
+        let mut looks = 0;
         loop {
-            let before = self.0.sequence.load(Ordering::Acquire);
-            if self.0.end(slot.subtree).is_none_or(|end| slot.index >= end) {
-                if self.0.moved_since(before) {
-                    std::thread::yield_now();
-                    continue;
-                }
-                return Err(Fault::Slot(slot));
-            }
-            match self.0.page(leaf).await {
+            let (committed, shown) = (self.0.commits.now(), self.0.shown.now());
+            let found = match self.0.end(slot.subtree) {
+                Some(end) if slot.index < end => self.0.page(leaf).await,
+                _ => Err(Fault::Slot(slot)),
+            };
+            match found {
                 Ok(Walk::Found(page)) => match page.key::<Slotted>(place) {
                     Some(key) => return Ok(Some(use_key(key))),
-                    None if self.0.moved_since(before) => {}
+                    None if self.0.shown.moved_since(shown) => {}
                     None => return Ok(None),
                 },
-                Ok(Walk::Dead) if !self.0.moved_since(before) => return Ok(None),
-                Err(fault) if !self.0.moved_since(before) => return Err(fault),
-                Ok(Walk::Dead) | Err(_) => {}
+                Ok(Walk::Dead) if !self.0.shown.moved_since(shown) => return Ok(None),
+                Ok(Walk::Dead) => {}
+                Err(fault) if looks == LOOKS || !self.0.commits.moved_since(committed) => return Err(fault),
+                Err(_) => looks = looks.saturating_add(1),
             }
-            std::thread::yield_now(); // a commit is under way: it is done in the time of one sync
+            self.0.commits.at_rest().await;
         }
     }
 
@@ -126,43 +137,41 @@ impl Shared {
         self.top.read().unwrap_or_else(PoisonError::into_inner).end(subtree)
     }
 
-    fn moved_since(&self, before: u64) -> bool {
-        before % 2 == 1 || self.sequence.load(Ordering::Acquire) != before
-    }
-
     /// The opened page at `address`: from the cache, or read and opened under the key its parent holds.
     async fn page(&self, address: PageAddress) -> Result<Walk<Arc<Page>>, Fault> {
-        // Up until a page is at hand, then down again: the way up is at most a dozen addresses.
+        // Up until a page is at hand: at most a dozen addresses. All that must be waited for comes first, so
+        // that no key is in hand meanwhile.
         let mut missing = vec![];
-        let mut at = address;
+        let (mut at, levels) = (address, levels(self.end(address.subtree).unwrap_or_default()));
         let mut found = loop {
-            match self.cache.find(at) {
+            let stamp = match self.cache.find(at) {
                 Ok(page) => break Some(page),
-                Err(stamp) => missing.push((at, stamp)),
-            }
-            match self.above(at) {
+                Err(stamp) => stamp,
+            };
+            let record = self.records.get(&at.record_key()).await?;
+            let above = match at.subtree {
+                DIRECTORY => self.above(at),
+                _ => above(at, levels),
+            };
+            missing.push((at, stamp, record, above.map(|(_, place)| place)));
+            match above {
                 Some((parent, _)) => at = parent,
                 None => break None,
             }
         };
-        while let Some((at, stamp)) = missing.pop() {
+        // Down again.
+        while let Some((at, stamp, record, place)) = missing.pop() {
             let anchor;
-            let key = match (&found, self.above(at)) {
-                (Some(parent), Some((_, place))) => match parent.key::<PageRole>(place) {
-                    Some(key) => key,
-                    None => return Ok(Walk::Dead),
-                },
+            let key = match (&found, place) {
+                (Some(parent), Some(place)) => parent.key::<PageRole>(place),
                 _ => {
-                    let top = self.top.read().unwrap_or_else(PoisonError::into_inner);
-                    match &top.anchor {
-                        Some(key) => anchor = Arc::clone(key),
-                        None => return Ok(Walk::Dead),
-                    }
-                    drop(top);
-                    anchor.borrow()
+                    anchor = self.top.read().unwrap_or_else(PoisonError::into_inner).anchor.clone();
+                    anchor.as_ref().map(|key| key.borrow())
                 }
             };
-            let page = Arc::new(self.read(at, key).await?.ok_or(Fault::Missing(at))?);
+            let Some(key) = key else { return Ok(Walk::Dead) };
+            let page = self.open(at, key, record)?.ok_or(Fault::Missing(at))?;
+            let page = Arc::new(page);
             self.cache.enter(at, &page, stamp);
             found = Some(page);
         }
@@ -181,7 +190,17 @@ impl Shared {
         address: PageAddress,
         key: KeyRef<'_, PageRole>,
     ) -> Result<Option<Page>, Fault> {
-        let Some(record) = self.records.get(&address.record_key()).await? else { return Ok(None) };
+        let record = self.records.get(&address.record_key()).await?;
+        self.open(address, key, record)
+    }
+
+    fn open(
+        &self,
+        address: PageAddress,
+        key: KeyRef<'_, PageRole>,
+        record: Option<Bytes>,
+    ) -> Result<Option<Page>, Fault> {
+        let Some(record) = record else { return Ok(None) };
         let (version, sealed) = split(record).ok_or(Fault::Damaged("page"))?;
         key.open_page(&sealed, &self.context(address, version))
             .map(Some)

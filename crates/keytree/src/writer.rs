@@ -15,10 +15,14 @@ use cloakroom_store::Batch;
 use crate::Fault;
 use crate::edit::{Drawn, Edit};
 use crate::holder::{HolderError, OwnerNumber, RootHolder};
-use crate::layout::{DIRECTORY, PageAddress, STATE_KEY, start_key};
+use crate::layout::{DIRECTORY, FAN_OUT, PageAddress, STATE_KEY, start_key};
 use crate::start::encode_start;
 use crate::state::TreeState;
 use crate::tree::{Shared, Tree};
+
+/// Leaves that one commit changes: with the pages above them some 2 MiB of locked memory at the worst. A batch
+/// of more becomes several, each with a root of its own.
+const LEAVES_MAX: usize = 512;
 
 /// The one writer of a tree.
 ///
@@ -46,13 +50,12 @@ pub struct Batched {
     pub at: CommitPosition,
 }
 
-/// Which paths a batch gives fresh keys to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Paths {
-    /// Those to the dying slots.
-    Doomed,
-    /// Besides those to the end of every subtree and of the directory: a start.
-    AndEnds,
+/// What one commit of a batch does.
+#[derive(Default)]
+struct Part {
+    doomed: Vec<Slot>,
+    /// Subtrees on whose path to the end every page gets a fresh key.
+    ends: Vec<Subtree>,
 }
 
 impl TreeWriter {
@@ -156,23 +159,44 @@ impl TreeWriter {
         also: Batch,
         log: Option<FramePosition>,
     ) -> Result<Batched, Fault> {
-        self.batch_over(doomed, Paths::Doomed, also, log).await
+        self.batch_over(doomed, &[], also, log).await
     }
 
+    /// The same, and besides fresh keys on the path to the end of each subtree in `ends`: a start names all of
+    /// them, the directory too.
     pub(crate) async fn batch_over(
         &mut self,
         doomed: &[Slot],
-        paths: Paths,
+        ends: &[Subtree],
         also: Batch,
         log: Option<FramePosition>,
     ) -> Result<Batched, Fault> {
+        let mut parts = parts(doomed, ends)?;
+        let last = parts.pop().unwrap_or_default();
+        for part in parts {
+            match self.batch_part(part, Batch::default(), log).await {
+                // The last part tries every former root again.
+                Ok(()) | Err(Fault::RootStays(_)) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        self.batch_part(last, also, log).await?;
+        Ok(Batched { epoch: self.state.epoch, at: self.state.at })
+    }
+
+    async fn batch_part(
+        &mut self,
+        part: Part,
+        also: Batch,
+        log: Option<FramePosition>,
+    ) -> Result<(), Fault> {
         let mut next = self.next_state(log);
         let root = RootId(random::id16());
         self.holder.create(next.tree, self.owner, root).await?;
 
         let mut edit = Edit::new(&self.shared);
-        edit.empty(doomed.iter().copied()).await?;
-        edit.rekey(paths == Paths::AndEnds).await?;
+        edit.empty(part.doomed).await?;
+        edit.rekey(&part.ends).await?;
         let mut drawn = edit.draw(next.at.number);
         let Some(anchor) = &drawn.anchor else { return Err(Fault::Damaged("directory")) };
         let former = (next.root, std::mem::take(&mut next.anchor));
@@ -183,8 +207,7 @@ impl TreeWriter {
         self.commit(next, drawn).await?;
 
         self.former.push(former);
-        self.destroy_former().await?;
-        Ok(Batched { epoch: self.state.epoch, at: self.state.at })
+        self.destroy_former().await
     }
 
     /// Destroys every root of this tree numbered at or below this owner's but the current one, and proves that
@@ -194,10 +217,17 @@ impl TreeWriter {
     /// [`Fault::RootStays`]
     pub async fn destroy_former(&mut self) -> Result<(), Fault> {
         let stays = |error| Fault::RootStays(Some(error));
+        let mut first_error = None;
         for held in self.holder.list(self.state.tree).await.map_err(stays)? {
-            if held.root != self.state.root && held.owner <= self.owner {
-                self.holder.destroy(self.state.tree, self.owner, held.root).await.map_err(stays)?;
+            if held.root != self.state.root
+                && held.owner <= self.owner
+                && let Err(error) = self.holder.destroy(self.state.tree, self.owner, held.root).await
+            {
+                first_error.get_or_insert(error);
             }
+        }
+        if let Some(error) = first_error {
+            return Err(stays(error));
         }
         while let Some((root, anchor)) = self.former.last() {
             match self.holder.unwrap(self.state.tree, *root, anchor).await {
@@ -226,41 +256,101 @@ impl TreeWriter {
         if self.unrecorded_start {
             changes.put(start_key(next.at.number), encode_start(self.start, next.at.number));
         }
-        self.shared.sequence.fetch_add(1, Ordering::AcqRel);
-        let written = self.shared.records.commit(changes).await;
-        if written.is_ok() {
-            self.show(drawn.pages, drawn.ends, drawn.anchor).await;
-        }
-        self.shared.sequence.fetch_add(1, Ordering::AcqRel);
-        written?;
+        let under_way = self.shared.commits.begin();
+        self.shared.records.commit(changes).await?;
+        self.show(drawn.pages, drawn.ends, drawn.anchor);
         self.shared.epoch.store(next.epoch, Ordering::Release);
+        drop(under_way);
         self.state = next;
         self.unrecorded_start = false;
         Ok(())
     }
 
     /// Puts the commit's pages in place of the former ones and waits until those are wiped.
-    async fn show(
+    fn show(
         &self,
         pages: Vec<(PageAddress, Option<Arc<Page>>)>,
         ends: HashMap<Subtree, u64>,
         anchor: Option<Key<PageRole>>,
     ) {
-        {
+        let shown = self.shared.shown.begin();
+        let former_anchor = {
             let mut top = self.shared.top.write().unwrap_or_else(PoisonError::into_inner);
             top.ends = ends;
-            top.anchor = anchor.map(Arc::new);
-        }
+            std::mem::replace(&mut top.anchor, anchor.map(Arc::new))
+        };
         let former: Vec<_> = pages
             .into_iter()
             .filter_map(|(address, page)| self.shared.cache.replace(address, page))
             .collect();
-        for mut page in former {
-            // A reader holds a page for the time of one cipher call. When it lets go, the page is wiped.
-            while let Err(held) = Arc::try_unwrap(page) {
-                page = held;
-                std::thread::yield_now();
+        drop(shown);
+        former.into_iter().for_each(wait_for_readers);
+        former_anchor.into_iter().for_each(wait_for_readers);
+    }
+}
+
+/// A reader holds a key for the time of one cipher call. When the last lets go, it is wiped.
+fn wait_for_readers<T>(mut held: Arc<T>) {
+    while let Err(still) = Arc::try_unwrap(held) {
+        held = still;
+        std::thread::yield_now();
+    }
+}
+
+/// Cuts a batch into commits that locked memory bears; at least one.
+fn parts(doomed: &[Slot], ends: &[Subtree]) -> Result<Vec<Part>, Fault> {
+    let mut doomed = doomed.to_vec();
+    doomed.sort_unstable();
+    doomed.dedup();
+    if let Some(slot) = doomed.iter().find(|slot| slot.subtree == DIRECTORY) {
+        return Err(Fault::Slot(*slot));
+    }
+    let mut parts = vec![Part::default()];
+    let (mut leaves, mut newest) = (0_usize, None);
+    for slot in doomed {
+        let leaf = (slot.subtree, slot.index / FAN_OUT);
+        if newest != Some(leaf) {
+            newest = Some(leaf);
+            leaves = leaves.saturating_add(1);
+            if leaves > LEAVES_MAX {
+                parts.push(Part::default());
+                leaves = 1;
             }
         }
+        if let Some(part) = parts.last_mut() {
+            part.doomed.push(slot);
+        }
+    }
+    // A path to an end counts as a leaf.
+    for ends in ends.chunks(LEAVES_MAX) {
+        match parts.last_mut() {
+            Some(part) if leaves.saturating_add(ends.len()) <= LEAVES_MAX => part.ends = ends.to_vec(),
+            _ => parts.push(Part { doomed: vec![], ends: ends.to_vec() }),
+        }
+        leaves = LEAVES_MAX;
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_cut_where_locked_memory_would_not_bear_it() {
+        let slot = |index| Slot { subtree: Subtree(1), index };
+        let ends: Vec<Subtree> = (0..3).map(Subtree).collect();
+        let small = parts(&[slot(5), slot(3), slot(5)], &ends).unwrap();
+        assert_eq!(small.len(), 1);
+        assert_eq!((&small[0].doomed, &small[0].ends), (&vec![slot(3), slot(5)], &ends));
+
+        let wide: Vec<Slot> = (0..2 * LEAVES_MAX as u64 + 1).map(|leaf| slot(leaf * FAN_OUT)).collect();
+        let ends: Vec<Subtree> = (0..LEAVES_MAX as u32 + 1).map(Subtree).collect();
+        let cut = parts(&wide, &ends).unwrap();
+        assert!(cut.iter().all(|part| part.doomed.len() + part.ends.len() <= LEAVES_MAX));
+        assert_eq!(cut.iter().flat_map(|part| part.doomed.clone()).collect::<Vec<_>>(), wide);
+        assert_eq!(cut.iter().flat_map(|part| part.ends.clone()).collect::<Vec<_>>(), ends);
+        assert_eq!(parts(&[], &[]).unwrap().len(), 1, "a batch of nothing replaces the root all the same");
+        assert!(parts(&[Slot { subtree: DIRECTORY, index: 0 }], &[]).is_err(), "no value lies there");
     }
 }

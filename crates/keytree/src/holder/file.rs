@@ -2,13 +2,14 @@
 //!
 //! `<folder>/<tree id>/` holds `lock` (an flock for the owner's life), `owner` (the newest owner's number),
 //! `note` (the newest key commit noted) and one `root-<root id>` for each root: the owner's number and the
-//! 32 bytes. Destroying overwrites, syncs, unlinks and syncs the folder; what an SSD or a copy-on-write
-//! file system keeps of the old blocks is beyond it, and its class says `overwritten`, no more.
+//! 32 bytes. Destroying overwrites the 32 bytes, syncs, unlinks and syncs the folder; what an SSD or a
+//! copy-on-write file system keeps of the old blocks is beyond it, and its class says `overwritten`, no more.
+//! The owner's number stays readable to the end: a destruction that a kill cut short is finished by the next.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -22,6 +23,8 @@ use cloakroom_store::Answer;
 use super::{HeldRoot, HolderError, OwnerNumber, RootHolder};
 
 const ROOT_PREFIX: &str = "root-";
+/// What a root's file begins with: its owner's number.
+const OWNER_BYTES: usize = 8;
 const SECRET_FILE: u32 = 0o600;
 const SECRET_FOLDER: u32 = 0o700;
 
@@ -29,7 +32,7 @@ const SECRET_FOLDER: u32 = 0o700;
 pub struct FileHolder {
     folder: PathBuf,
     /// Held for this process's life: dropping a file drops its lock.
-    locks: Mutex<HashMap<TreeId, File>>,
+    owned: Mutex<HashMap<TreeId, (File, OwnerNumber)>>,
 }
 
 impl FileHolder {
@@ -39,7 +42,11 @@ impl FileHolder {
     /// [`HolderError::Exposed`] where others can look into it.
     pub fn open(folder: &Path) -> Result<Self, HolderError> {
         make_folder(folder)?;
-        Ok(Self { folder: folder.to_owned(), locks: Mutex::default() })
+        // A root whose folder a power cut takes back is a root lost, and every key with it.
+        if let Some(above) = folder.parent().filter(|above| !above.as_os_str().is_empty()) {
+            sync_folder(above)?;
+        }
+        Ok(Self { folder: folder.to_owned(), owned: Mutex::default() })
     }
 
     fn tree_folder(&self, tree: TreeId) -> PathBuf {
@@ -61,19 +68,37 @@ impl FileHolder {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(HolderError::Owned(tree)),
             Err(errno) => return Err(io("locking")(errno.into())),
         }
-        let path = folder.join("owner");
-        let before = match fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().map_err(|_| HolderError::Damaged("owner number"))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0_u64,
-            Err(error) => return Err(io("reading the owner number")(error)),
-        };
-        let owner = OwnerNumber(before.saturating_add(1));
-        replace(&path, owner.0.to_string().as_bytes())?;
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner).insert(tree, lock);
+        let owner = OwnerNumber(self.newest_owner(tree)?.0.saturating_add(1));
+        replace(&folder.join("owner"), owner.0.to_string().as_bytes())?;
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner).insert(tree, (lock, owner));
         Ok(owner)
     }
 
+    /// The number given last; 0 before the first.
+    fn newest_owner(&self, tree: TreeId) -> Result<OwnerNumber, HolderError> {
+        match fs::read_to_string(self.tree_folder(tree).join("owner")) {
+            Ok(text) => {
+                text.trim().parse().map(OwnerNumber).map_err(|_| HolderError::Damaged("owner number"))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(OwnerNumber(0)),
+            Err(error) => Err(io("reading the owner number")(error)),
+        }
+    }
+
+    /// Refuses whoever is not the tree's owner now: a process that slept through its replacement, also where
+    /// somebody took its lock's file away.
+    fn check_owner(&self, tree: TreeId, owner: OwnerNumber) -> Result<(), HolderError> {
+        let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = owned.get(&tree).is_some_and(|(_, given)| *given == owner);
+        drop(owned);
+        if ours && self.newest_owner(tree)? == owner {
+            return Ok(());
+        }
+        Err(HolderError::Replaced { tree, owner })
+    }
+
     fn create_now(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Result<(), HolderError> {
+        self.check_owner(tree, owner)?;
         let path = self.root_path(tree, root);
         let key = Key::<Root>::random();
         let mut file = secret_file(OpenOptions::new().write(true).create_new(true), &path)
@@ -84,7 +109,7 @@ impl FileHolder {
         sync_folder(&self.tree_folder(tree))
     }
 
-    fn read(&self, tree: TreeId, root: RootId) -> Result<(OwnerNumber, Key<Root>), HolderError> {
+    fn read(&self, tree: TreeId, root: RootId) -> Result<Key<Root>, HolderError> {
         let path = self.root_path(tree, root);
         let mut file = match File::open(&path) {
             Ok(file) => file,
@@ -94,22 +119,30 @@ impl FileHolder {
             Err(error) => return Err(io("opening a root's file")(error)),
         };
         check_mode(&path, &file.metadata().map_err(io("looking at a root's file"))?, SECRET_FILE)?;
-        let mut owner = [0; 8];
-        file.read_exact(&mut owner).map_err(io("reading a root"))?;
-        let key = Key::<Root>::read_from(&mut file).map_err(io("reading a root"))?;
-        Ok((OwnerNumber(u64::from_be_bytes(owner)), key))
+        file.read_exact(&mut [0; OWNER_BYTES]).map_err(io("reading a root"))?;
+        Key::<Root>::read_from(&mut file).map_err(io("reading a root"))
     }
 
-    fn destroy_now(&self, tree: TreeId, root: RootId) -> Result<(), HolderError> {
+    /// Who made a root; nobody (0), where a process was killed before it had written that.
+    fn maker(&self, tree: TreeId, root: RootId) -> Result<OwnerNumber, HolderError> {
+        let mut owner = [0; OWNER_BYTES];
+        match File::open(self.root_path(tree, root)).and_then(|file| file.read_exact_at(&mut owner, 0)) {
+            Ok(()) => Ok(OwnerNumber(u64::from_be_bytes(owner))),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(OwnerNumber(0)),
+            Err(error) => Err(io("reading a root's owner")(error)),
+        }
+    }
+
+    fn destroy_now(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Result<(), HolderError> {
+        self.check_owner(tree, owner)?;
         let path = self.root_path(tree, root);
-        let mut file = match OpenOptions::new().write(true).open(&path) {
+        let file = match OpenOptions::new().write(true).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(io("opening a root's file")(error)),
         };
-        let mut noise = [0; 8 + 32];
-        cloakroom_crypto::random::fill(&mut noise);
-        file.write_all(&noise).map_err(io("overwriting a root"))?;
+        let noise = cloakroom_crypto::random::array::<32>();
+        file.write_all_at(&noise, OWNER_BYTES as u64).map_err(io("overwriting a root"))?;
         file.sync_all().map_err(io("syncing an overwritten root"))?;
         fs::remove_file(&path).map_err(io("unlinking a root"))?;
         sync_folder(&self.tree_folder(tree))
@@ -121,18 +154,18 @@ impl FileHolder {
             let name = entry.map_err(io("listing roots"))?.file_name();
             let Some(id) = name.to_str().and_then(|name| name.strip_prefix(ROOT_PREFIX)) else { continue };
             let Some(root) = parse_id(id).map(RootId) else { continue };
-            let owner = match self.read(tree, root) {
-                Ok((owner, _)) => owner,
-                // Half written by a process that was killed: nobody's, so the next batch destroys it.
-                Err(HolderError::Io { .. }) => OwnerNumber(0),
-                Err(error) => return Err(error),
-            };
-            held.push(HeldRoot { root, owner });
+            held.push(HeldRoot { root, owner: self.maker(tree, root)? });
         }
         Ok(held)
     }
 
-    fn note_now(&self, tree: TreeId, commit: CommitPosition) -> Result<(), HolderError> {
+    fn note_now(
+        &self,
+        tree: TreeId,
+        owner: OwnerNumber,
+        commit: CommitPosition,
+    ) -> Result<(), HolderError> {
+        self.check_owner(tree, owner)?;
         if self.noted_now(tree)?.is_some_and(|noted| noted.number >= commit.number) {
             return Ok(());
         }
@@ -180,7 +213,7 @@ impl RootHolder for FileHolder {
         key: KeyRef<'a, Page>,
     ) -> Answer<'a, Result<Bytes, HolderError>> {
         Answer::now(
-            self.read(tree, root).map(|(_, held)| held.borrow().wrap(&RootContext { tree, root }, key)),
+            self.read(tree, root).map(|held| held.borrow().wrap(&RootContext { tree, root }, key)),
         )
     }
 
@@ -190,7 +223,7 @@ impl RootHolder for FileHolder {
         root: RootId,
         anchor: &'a [u8],
     ) -> Answer<'a, Result<Key<Page>, HolderError>> {
-        Answer::now(self.read(tree, root).and_then(|(_, held)| {
+        Answer::now(self.read(tree, root).and_then(|held| {
             held.borrow()
                 .unwrap(&RootContext { tree, root }, anchor)
                 .map_err(|_| HolderError::DoesNotOpen(root))
@@ -200,10 +233,10 @@ impl RootHolder for FileHolder {
     fn destroy(
         &self,
         tree: TreeId,
-        _owner: OwnerNumber,
+        owner: OwnerNumber,
         root: RootId,
     ) -> Answer<'_, Result<(), HolderError>> {
-        Answer::now(self.destroy_now(tree, root))
+        Answer::now(self.destroy_now(tree, owner, root))
     }
 
     fn list(&self, tree: TreeId) -> Answer<'_, Result<Vec<HeldRoot>, HolderError>> {
@@ -213,10 +246,10 @@ impl RootHolder for FileHolder {
     fn note(
         &self,
         tree: TreeId,
-        _owner: OwnerNumber,
+        owner: OwnerNumber,
         commit: CommitPosition,
     ) -> Answer<'_, Result<(), HolderError>> {
-        Answer::now(self.note_now(tree, commit))
+        Answer::now(self.note_now(tree, owner, commit))
     }
 
     fn noted(&self, tree: TreeId) -> Answer<'_, Result<Option<CommitPosition>, HolderError>> {
