@@ -124,6 +124,7 @@ impl Announcer {
         batch.put(projection::ANNOUNCED, projection::number(at));
         self.house.projections.apply(batch).await?;
         self.house.state.announced.store(at, Ordering::Release);
+        self.house.state.traces.announced(EventNumber(at));
         self.house.state.erasure_changes.send_modify(|count| *count = count.wrapping_add(1));
         Ok(())
     }
@@ -192,13 +193,10 @@ pub(crate) async fn records(
                     sequence: number.0,
                 };
                 let id = format!("{token}-{}", rectified.value_version);
-                records.push(Outgoing::new(
-                    topics::notice(&stored.controller),
-                    token,
-                    id,
-                    event.at,
-                    &notice,
-                )?);
+                let topic = topics::notice(&stored.controller);
+                let mut record = Outgoing::new(topic, token, id, event.at, &notice)?;
+                record.trace = house.state.traces.of(number);
+                records.push(record);
             }
         }
         _ => {}

@@ -172,7 +172,7 @@ pub(crate) async fn settle(house: &House, fence: EventNumber) -> Result<(), Decl
             None if erasure.decide_completion().is_some() => house.complete(&erasure).await,
             None => return Ok(()),
         };
-        if let Err(reason @ (Declined::Full | Declined::Stopped)) = step {
+        if let Err(reason @ (Declined::Full | Declined::Busy | Declined::Stopped)) = step {
             return Err(reason);
         }
     }

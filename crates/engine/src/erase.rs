@@ -131,7 +131,7 @@ impl House {
             vec![Guard::Head { aggregate: EventNumber(subject.number.0), newest: subject.newest }];
         let mut drafts = vec![Draft::of(Body::ErasureRequested(fence))];
         if let Some(memo) = memo {
-            guards.push(memo.guard());
+            guards.extend(memo.guards());
             drafts.push(memo.draft(VERB, &request.controller, "", vec![Outcome::Erasure(drafted(0))]));
         }
         let (written, closed) = self.propose_fence(guards, drafts).await?;

@@ -15,6 +15,7 @@ use cloakroom_crypto::address::AddressKind;
 use cloakroom_crypto::seal::Context;
 use cloakroom_keytree::Tree;
 use cloakroom_store::{AccessLog, Log, Records};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::EngineError;
@@ -248,7 +249,14 @@ impl House {
 
     async fn send(&self, proposal: Proposal) -> Result<(), Declined> {
         let Some(writer) = self.writer.load_full() else { return Err(Declined::Stopped) };
-        writer.send(proposal).await.map_err(|_| Declined::Stopped)
+        // What forgets waits for its place; everything else is told at once that there is none.
+        if proposal.urgent {
+            return writer.send(proposal).await.map_err(|_| Declined::Stopped);
+        }
+        writer.try_send(proposal).map_err(|refused| match refused {
+            TrySendError::Full(_) => Declined::Busy,
+            TrySendError::Closed(_) => Declined::Stopped,
+        })
     }
 
     /// Lets the writer come to its end once what waits for it is done.
@@ -321,6 +329,9 @@ pub(crate) fn declined(reason: Declined) -> CallRefusal {
     match reason {
         Declined::Stale => {
             CallRefusal::Unavailable("too many requests for the same subject at once; try again".to_owned())
+        }
+        Declined::Busy => {
+            CallRefusal::Exhausted("more writes wait than the vault takes; try again later".to_owned())
         }
         Declined::Full => CallRefusal::Exhausted("the vault's disk is nearly full".to_owned()),
         Declined::Stopped => CallRefusal::Unavailable("the vault is stopping".to_owned()),

@@ -26,8 +26,9 @@ pub(crate) struct Memo {
 }
 
 impl Memo {
-    pub(crate) fn guard(&self) -> Guard {
-        Guard::Unremembered { day_key: self.day_key, mac: self.mac }
+    /// Nothing is remembered under the key, and no later day's key was made under which something could be.
+    pub(crate) fn guards(&self) -> [Guard; 2] {
+        [Guard::NewestDayKey(self.day_key), Guard::Unremembered { day_key: self.day_key, mac: self.mac }]
     }
 
     pub(crate) fn draft(&self, verb: &str, controller: &str, activity: &str, items: Vec<Outcome>) -> Draft {
@@ -86,14 +87,14 @@ impl House {
     /// The key of the day: the newest one, while it is younger than 24 hours.
     async fn day_key(&self) -> Result<Arc<DayKey>, CallRefusal> {
         for _ in 0..TRIES {
+            let newest = self.state.newest_day_key();
+            let day = self.load_day_key(newest).await.map_err(|error| error.for_call())?;
             let now = self.clock.now_unix_ms();
-            let newest = crate::state::read(&self.state.day_keys).last().cloned();
-            if let Some(day) =
-                newest.filter(|day| (0..REMEMBERED_MS).contains(&now.saturating_sub(day.made_at)))
+            if let Some(day) = day.filter(|day| (0..REMEMBERED_MS).contains(&now.saturating_sub(day.made_at)))
             {
                 return Ok(day);
             }
-            match self.make_day_key().await {
+            match self.make_day_key(newest).await {
                 Ok(()) | Err(Declined::Stale) => {}
                 Err(reason) => return Err(declined(reason)),
             }
@@ -101,23 +102,33 @@ impl House {
         Err(declined(Declined::Stale))
     }
 
-    async fn make_day_key(&self) -> Result<(), Declined> {
-        let key = Key::random();
+    /// Makes the key that follows `newest`. Of several that try one succeeds, so that a request and its repeat
+    /// never look under different keys. Urgent: an erasure may come with an idempotency key.
+    async fn make_day_key(&self, newest: EventNumber) -> Result<(), Declined> {
         let made = SystemKeyMade {
             kind: SystemKeyKind::Idempotency,
             slot: BLANK,
             verifying_key: bytes::Bytes::new(),
         };
-        let draft = Draft::with_key(Body::SystemKeyMade(made), Subtree::SYSTEM, NewKey::Idempotency(key));
-        let numbers = self.propose(vec![], vec![draft], false).await?.into_inner();
-        let Some(event) = numbers.first().copied() else { return Err(Declined::Stopped) };
-        let made = self.load_day_key(event).await.map_err(|_| Declined::Stopped)?;
-        self.state.day_keys.write().unwrap_or_else(PoisonError::into_inner).push(made);
+        let key = NewKey::Idempotency(Key::random());
+        let draft = Draft::with_key(Body::SystemKeyMade(made), Subtree::SYSTEM, key);
+        let _event = self.propose(vec![Guard::NewestDayKey(newest)], vec![draft], true).await?.into_inner();
         Ok(())
     }
 
-    async fn load_day_key(&self, event: EventNumber) -> Result<Arc<DayKey>, crate::EngineError> {
-        let found = crate::open::read_day_key(&*self.log, &self.tree, event).await?;
-        found.ok_or(crate::EngineError::SystemKey)
+    /// From memory, or from the tree the first time; `None` once it is dead.
+    async fn load_day_key(&self, event: EventNumber) -> Result<Option<Arc<DayKey>>, crate::EngineError> {
+        let held = crate::state::read(&self.state.day_keys).iter().find(|day| day.event == event).cloned();
+        if held.is_some() {
+            return Ok(held);
+        }
+        let Some(day) = crate::open::read_day_key(&*self.log, &self.tree, event).await? else {
+            return Ok(None);
+        };
+        let mut keys = self.state.day_keys.write().unwrap_or_else(PoisonError::into_inner);
+        if keys.iter().all(|known| known.event != event) {
+            keys.push(Arc::clone(&day));
+        }
+        Ok(Some(day))
     }
 }

@@ -38,6 +38,7 @@ mod state;
 pub mod status;
 pub mod tokenize;
 mod tokens;
+mod trace;
 pub mod view;
 mod writer;
 
@@ -56,4 +57,5 @@ pub use open::Opened;
 pub use registers::AppliedRegister;
 pub use status::{LogVerdict, Status};
 pub use tokenize::{ITEMS_MAX, SubjectRef, TokenizeItem, TokenizeRequest, Tokenized};
+pub use trace::traced;
 pub use view::{DownstreamView, ErasureFilter, ErasureState, ErasureView};

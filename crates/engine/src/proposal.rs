@@ -68,6 +68,8 @@ impl Draft {
 pub(crate) enum Guard {
     /// The newest event of an aggregate.
     Head { aggregate: EventNumber, newest: EventNumber },
+    /// No idempotency key of a later day was made than this one's; 0 for none at all.
+    NewestDayKey(EventNumber),
     /// Nothing is remembered under this idempotency key.
     Unremembered { day_key: EventNumber, mac: [u8; 32] },
     /// This short token is nobody's.
@@ -89,16 +91,21 @@ pub(crate) enum Declined {
     Stale,
     /// The disk is nearly full.
     Full,
+    /// More waits for the writer already than it will get to in good time.
+    Busy,
     /// The writer has stopped.
     Stopped,
 }
+
+/// What became of a proposal: the numbers of its events, once they are on disk.
+pub(crate) type Written = Result<Durable<Vec<EventNumber>>, Declined>;
 
 pub(crate) struct Proposal {
     pub(crate) guards: Vec<Guard>,
     pub(crate) drafts: Vec<Draft>,
     /// Only what forgets or was announced already may use the reserve of a full disk.
     pub(crate) urgent: bool,
-    pub(crate) written: oneshot::Sender<Result<Durable<Vec<EventNumber>>, Declined>>,
+    pub(crate) written: oneshot::Sender<Written>,
     /// For fences: told when a batch has closed it.
     pub(crate) closed: Option<oneshot::Sender<Closed>>,
 }

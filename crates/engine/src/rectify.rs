@@ -81,7 +81,9 @@ impl House {
                 vec![Guard::Head { aggregate: EventNumber(subject.number.0), newest: subject.newest }];
             match self.propose_fence(guards, vec![draft]).await {
                 Ok((written, closed)) => {
-                    let _event = written.into_inner();
+                    if let Some(event) = written.into_inner().first() {
+                        self.state.traces.note(*event);
+                    }
                     return Ok(Step::Fenced(next, closed));
                 }
                 Err(Declined::Stale) => {}

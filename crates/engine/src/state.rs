@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::EngineError;
 use crate::tokens::Ids;
+use crate::trace::Traces;
 
 /// A register in force.
 pub(crate) struct InForce {
@@ -47,11 +48,13 @@ pub(crate) struct State {
     /// All keys that ever signed, newest last.
     pub(crate) verifying: Vec<VerifyingKey>,
     pub(crate) day_keys: RwLock<Vec<Arc<DayKey>>>,
+    newest_day_key: AtomicU64,
     /// Durable events; the announcer follows it.
     pub(crate) events: watch::Sender<u64>,
     pub(crate) announced: AtomicU64,
     /// Counts changes of erasures.
     pub(crate) erasure_changes: watch::Sender<u64>,
+    pub(crate) traces: Traces,
     pub(crate) last_answers: RwLock<HashMap<(String, String), UnixMs>>,
 }
 
@@ -61,6 +64,8 @@ pub(crate) struct Seed {
     pub(crate) signing: Arc<SigningKey>,
     pub(crate) verifying: Vec<VerifyingKey>,
     pub(crate) day_keys: Vec<Arc<DayKey>>,
+    /// Of those that ever were.
+    pub(crate) newest_day_key: EventNumber,
     pub(crate) rectified: HashMap<EventNumber, EventNumber>,
     pub(crate) open: BTreeMap<EventNumber, Erasure>,
     pub(crate) events: u64,
@@ -80,9 +85,11 @@ impl State {
             signing: seed.signing,
             verifying: seed.verifying,
             day_keys: RwLock::new(seed.day_keys),
+            newest_day_key: AtomicU64::new(seed.newest_day_key.0),
             events: watch::Sender::new(seed.events),
             announced: AtomicU64::new(seed.announced),
             erasure_changes: watch::Sender::new(0),
+            traces: Traces::default(),
             last_answers: RwLock::default(),
         }
     }
@@ -103,6 +110,11 @@ impl State {
     /// Whether a fence stands before what lies in `slot`.
     pub(crate) fn is_fenced(&self, slot: Slot) -> bool {
         self.fenced_count.load(Ordering::Acquire) > 0 && read(&self.fenced).contains(&slot)
+    }
+
+    /// The event of the newest day's key for idempotency; 0 if there never was one.
+    pub(crate) fn newest_day_key(&self) -> EventNumber {
+        EventNumber(self.newest_day_key.load(Ordering::Acquire))
     }
 
     /// The newest rectification of a value.
@@ -161,6 +173,9 @@ impl State {
                     next.insert(it.downstream.clone(), Arc::clone(&known));
                     next
                 });
+            }
+            Body::SystemKeyMade(it) if it.kind == SystemKeyKind::Idempotency => {
+                self.newest_day_key.fetch_max(number.0, Ordering::AcqRel);
             }
             Body::ValueRectified(it) => {
                 self.rectified.write().unwrap_or_else(PoisonError::into_inner).insert(it.value, number);

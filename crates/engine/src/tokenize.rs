@@ -344,7 +344,7 @@ impl Work<'_> {
                 Done::Refused(refusal) => Outcome::Refused(refusal.code),
             };
             let outcomes = plan.done.iter().map(outcome).collect();
-            plan.guards.push(memo.guard());
+            plan.guards.extend(memo.guards());
             let controller = self.controller.register.controller();
             plan.drafts.push(memo.draft(VERB, controller, self.activity, outcomes));
         }

@@ -198,7 +198,10 @@ impl House {
             };
             match self.propose_on(&erasure, redriven).await {
                 Ok(()) => {
-                    return self.erasure_by_id(principal, erasure_id).await.map(|erasure| self.view(&erasure));
+                    return self
+                        .erasure_by_id(principal, erasure_id)
+                        .await
+                        .map(|erasure| self.view(&erasure));
                 }
                 Err(Declined::Stale) => {}
                 Err(reason) => return Err(declined(reason)),

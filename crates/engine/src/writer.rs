@@ -10,21 +10,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cloakroom_core::clock::Clock;
-use cloakroom_core::event::{Body, Event, KeysDestroyed};
+use cloakroom_core::event::{Body, Event, KeysDestroyed, SystemKeyKind};
 use cloakroom_core::ids::{EventNumber, FramePosition, Slot, StartId, Subtree};
-use cloakroom_keytree::{Fault, TreeWriter};
+use cloakroom_keytree::{Fault, HolderError, TreeWriter};
 use cloakroom_store::{Batch, Frame, FrameHash, Log, Records, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::EngineError;
 use crate::durable::Durable;
 use crate::projection;
-use crate::proposal::{Closed, Declined, Draft, Guard, Proposal, fill, link};
+use crate::proposal::{Closed, Declined, Draft, Guard, Proposal, Written, fill, link};
 use crate::state::State;
 
 /// After this long without a key commit the log's position is recorded all the same.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
-/// A former root that would not go is tried again after this long.
+/// The root holder hears of the newest key commit at most so often.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// A former root that would not go, or a new one that could not be made, is tried again after this long.
 const ROOT_RETRY: Duration = Duration::from_secs(1);
 /// After a disk was found full, writes that are not urgent are refused for this long without asking it again.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
@@ -61,15 +63,22 @@ pub(crate) struct Writer {
     pub(crate) limits: WriterLimits,
     pub(crate) tail: Tail,
     pub(crate) log_ends: HashMap<Subtree, u64>,
+    /// Durable fences that no batch has taken in yet.
     fences: Vec<OpenFence>,
     oldest_fence: Option<Instant>,
-    /// Slots whose keys went in with a frame that did not: they die in the next batch.
+    /// Fences that a batch has taken in, while a former root is not gone.
+    dying: Vec<OpenFence>,
+    /// Slots whose keys went in with a frame that did not: they die in the next batch, and before that no
+    /// frame names a slot behind them.
     orphans: Vec<Slot>,
     root_stays: Option<Instant>,
+    no_batch_until: Option<Instant>,
     full_until: Option<Instant>,
     newest_start: Option<StartId>,
     last_key_commit: Instant,
     checkpointed: u64,
+    last_note: Instant,
+    noted: u64,
 }
 
 /// What a group has taken in.
@@ -81,7 +90,8 @@ struct Group {
     remembered: HashSet<[u8; 32]>,
     tokens: HashSet<String>,
     registers: HashSet<String>,
-    answers: Vec<(oneshot::Sender<Result<Durable<Vec<EventNumber>>, Declined>>, Vec<EventNumber>)>,
+    new_day_key: bool,
+    answers: Vec<(oneshot::Sender<Written>, Vec<EventNumber>)>,
     fences: Vec<OpenFence>,
     urgent: bool,
 }
@@ -101,6 +111,7 @@ impl Writer {
         Self {
             newest_start: tail.newest.map(|(at, _)| at.start),
             checkpointed: tail.newest.map_or(0, |(at, _)| at.number),
+            noted: 0,
             log,
             projections,
             tree,
@@ -111,10 +122,13 @@ impl Writer {
             log_ends,
             fences: vec![],
             oldest_fence: None,
+            dying: vec![],
             orphans: vec![],
             root_stays: None,
+            no_batch_until: None,
             full_until: None,
             last_key_commit: Instant::now(),
+            last_note: Instant::now(),
         }
     }
 
@@ -124,7 +138,7 @@ impl Writer {
         fences: Vec<(EventNumber, Vec<Slot>)>,
         roots_gone: bool,
     ) -> Result<(), EngineError> {
-        self.fences =
+        self.dying =
             fences.into_iter().map(|(number, slots)| OpenFence { number, slots, closed: None }).collect();
         if roots_gone {
             return self.close_fences().await;
@@ -151,8 +165,7 @@ impl Writer {
     /// Runs until the queue is closed, then stops cleanly; or until something fails that cannot be survived.
     pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Proposal>) -> Result<(), EngineError> {
         loop {
-            let waiting = self.patience();
-            let first = match tokio::time::timeout(waiting, queue.recv()).await {
+            let first = match tokio::time::timeout(CHECKPOINT_EVERY, queue.recv()).await {
                 Ok(Some(first)) => Some(first),
                 Ok(None) => return self.stop().await,
                 Err(_) => None,
@@ -168,24 +181,27 @@ impl Writer {
                 }
                 self.commit(group).await?;
             }
+            self.housekeep().await?;
             let gathered = queue.is_empty()
                 || self.oldest_fence.is_some_and(|oldest| oldest.elapsed() >= self.limits.erase_batch);
             if gathered || !self.orphans.is_empty() {
                 self.batch().await?;
             }
-            self.housekeep().await?;
         }
     }
 
-    /// How long to wait for a proposal before something else is due.
-    fn patience(&self) -> Duration {
-        if self.root_stays.is_some() { ROOT_RETRY } else { CHECKPOINT_EVERY }
+    /// Commits what is urgent in one frame and the rest in another: only the urgent may use a full disk's
+    /// reserve.
+    async fn commit(&mut self, proposals: Vec<Proposal>) -> Result<(), EngineError> {
+        let (urgent, ordinary) = proposals.into_iter().partition(|proposal| proposal.urgent);
+        self.commit_group(urgent).await?;
+        self.commit_group(ordinary).await
     }
 
-    async fn commit(&mut self, proposals: Vec<Proposal>) -> Result<(), EngineError> {
+    async fn commit_group(&mut self, proposals: Vec<Proposal>) -> Result<(), EngineError> {
         let mut group = Group::default();
         for proposal in proposals {
-            if !proposal.urgent && self.full_until.is_some_and(|until| Instant::now() < until) {
+            if self.is_full_for(&proposal) {
                 decline(proposal, Declined::Full);
             } else if self.stands(&proposal.guards, &group).await? {
                 self.take_in(proposal, &mut group).await?;
@@ -194,6 +210,13 @@ impl Writer {
             }
         }
         if group.events.is_empty() { Ok(()) } else { self.write(group).await }
+    }
+
+    /// A frame that named a slot behind an orphan would make it look as if that counted.
+    fn is_full_for(&self, proposal: &Proposal) -> bool {
+        let names_slots = proposal.drafts.iter().any(|draft| draft.key.is_some());
+        (names_slots && !self.orphans.is_empty())
+            || (!proposal.urgent && self.full_until.is_some_and(|until| Instant::now() < until))
     }
 
     /// Whether all that a proposal was made from is still so, frames of this group included.
@@ -207,6 +230,7 @@ impl Writer {
                     };
                     head == Some(*newest)
                 }
+                Guard::NewestDayKey(day_key) => !group.new_day_key && self.state.newest_day_key() == *day_key,
                 Guard::Unremembered { day_key, mac } => {
                     !group.remembered.contains(mac)
                         && self.is_absent(&projection::remembered(*day_key, mac)).await?
@@ -236,7 +260,7 @@ impl Writer {
                 Guard::Unremembered { mac, .. } => drop(group.remembered.insert(*mac)),
                 Guard::FreeToken(token) => drop(group.tokens.insert(token.clone())),
                 Guard::Register { controller, .. } => drop(group.registers.insert(controller.clone())),
-                Guard::Head { .. } => {}
+                Guard::Head { .. } | Guard::NewestDayKey(_) => {}
             }
         }
         let at = self.clock.now_unix_ms();
@@ -255,6 +279,10 @@ impl Writer {
             if let (Some(slot), Some((_, key))) = (slot, draft.key) {
                 group.keys.push((slot, key));
             }
+            group.new_day_key |= matches!(
+                &draft.body,
+                Body::SystemKeyMade(made) if made.kind == SystemKeyKind::Idempotency
+            );
             if draft.body.is_fence() {
                 fences.push(OpenFence { number: *number, slots: draft.body.dooms(), closed: None });
             }
@@ -336,35 +364,52 @@ impl Writer {
         }
     }
 
-    /// Forgets what the durable fences condemn, and closes them.
+    /// Forgets what the durable fences condemn, and closes them. While a former root stays, only orphans are
+    /// worth another root that may stay too.
     async fn batch(&mut self) -> Result<(), EngineError> {
-        if self.fences.is_empty() && self.orphans.is_empty() || self.root_stays.is_some() {
+        let old_day_keys = self.old_day_keys();
+        let nothing = self.fences.is_empty() && old_day_keys.is_empty();
+        if self.orphans.is_empty() && (nothing || self.root_stays.is_some())
+            || self.no_batch_until.is_some_and(|until| Instant::now() < until)
+        {
             return Ok(());
         }
         let mut doomed: Vec<Slot> = self.fences.iter().flat_map(|fence| &fence.slots).copied().collect();
-        doomed.append(&mut self.orphans);
-        let old_day_keys = self.old_day_keys();
+        doomed.extend(&self.orphans);
         doomed.extend(&old_day_keys);
-        self.oldest_fence = None;
         let result = self.tree.batch(&doomed, Batch::default(), self.durable()).await;
+        self.no_batch_until = None;
+        match &result {
+            // Nothing was committed: nothing of it counts, and the next batch destroys its root.
+            Err(Fault::Holder(error)) if !matches!(error, HolderError::Replaced { .. }) => {
+                tracing::error!(%error, "no new root can be made: fences stay open");
+                self.no_batch_until = Some(Instant::now() + ROOT_RETRY);
+                return Ok(());
+            }
+            Ok(_) | Err(Fault::RootStays(_)) => {}
+            Err(_) => return result.map(drop).map_err(EngineError::from),
+        }
         self.last_key_commit = Instant::now();
+        self.oldest_fence = None;
+        self.dying.append(&mut self.fences);
+        self.orphans.clear();
+        self.forget_day_keys(&old_day_keys);
         match result {
-            Ok(_) => self.close_fences().await,
             Err(Fault::RootStays(error)) => {
-                tracing::error!(
-                    error = error.map(|error| error.to_string()),
-                    "a former root is not gone: fences stay open"
-                );
+                let error = error.map(|error| error.to_string());
+                tracing::error!(error, "a former root is not gone: fences stay open");
                 self.root_stays = Some(Instant::now());
                 Ok(())
             }
-            Err(fault) => Err(fault.into()),
+            _ => self.close_fences().await,
         }
     }
 
-    /// Every former root is destroyed and probed: writes the closing event of every open fence.
+    /// Every former root is destroyed and probed: writes the closing event of every fence that a batch has taken
+    /// in. Those that came later wait for their own.
     async fn close_fences(&mut self) -> Result<(), EngineError> {
-        let fences = std::mem::take(&mut self.fences);
+        self.root_stays = None;
+        let fences = std::mem::take(&mut self.dying);
         if fences.is_empty() {
             return Ok(());
         }
@@ -384,47 +429,74 @@ impl Writer {
         Ok(())
     }
 
-    /// A second of log growth without a key commit is recorded; a root that stayed is tried again.
+    /// A root that stayed is tried again; a second of log growth without a key commit is recorded.
     async fn housekeep(&mut self) -> Result<(), EngineError> {
         if self.root_stays.is_some_and(|since| since.elapsed() >= ROOT_RETRY) {
-            match self.tree.destroy_former().await {
-                Ok(()) => {
-                    self.root_stays = None;
-                    self.close_fences().await?;
-                }
-                Err(Fault::RootStays(_)) => self.root_stays = Some(Instant::now()),
-                Err(fault) => return Err(fault.into()),
-            }
+            self.retry_root().await?;
         }
         if self.last_key_commit.elapsed() >= CHECKPOINT_EVERY
             && self.tail.newest.is_some_and(|(at, _)| at.number > self.checkpointed)
         {
             self.checkpoint().await?;
         }
+        if self.last_note.elapsed() >= NOTE_EVERY && self.tree.at().number > self.noted {
+            self.note().await?;
+        }
         Ok(())
+    }
+
+    async fn retry_root(&mut self) -> Result<(), EngineError> {
+        match self.tree.destroy_former().await {
+            Ok(()) => self.close_fences().await,
+            Err(Fault::RootStays(_)) => {
+                self.root_stays = Some(Instant::now());
+                Ok(())
+            }
+            Err(fault) => Err(fault.into()),
+        }
     }
 
     async fn checkpoint(&mut self) -> Result<(), EngineError> {
         self.tree.checkpoint(self.durable()).await?;
-        self.tree.note().await?;
         self.projections.sync().await?;
         self.last_key_commit = Instant::now();
         self.checkpointed = self.tail.newest.map_or(0, |(at, _)| at.number);
         Ok(())
     }
 
-    async fn stop(&mut self) -> Result<(), EngineError> {
-        self.batch().await?;
-        self.checkpoint().await
+    /// A note that fails leaves a clone harder to tell from this tree, no more; but whoever was replaced stops.
+    async fn note(&mut self) -> Result<(), EngineError> {
+        self.last_note = Instant::now();
+        match self.tree.note().await {
+            Ok(()) => self.noted = self.tree.at().number,
+            Err(fault @ Fault::Holder(HolderError::Replaced { .. })) => return Err(fault.into()),
+            Err(fault) => tracing::warn!(
+                error = EngineError::from(fault).chain(),
+                "the root holder was not told how far the keys are"
+            ),
+        }
+        Ok(())
     }
 
+    async fn stop(&mut self) -> Result<(), EngineError> {
+        if self.root_stays.is_some() {
+            self.retry_root().await?;
+        }
+        self.batch().await?;
+        self.checkpoint().await?;
+        self.note().await
+    }
+
+    /// Keys of days whose requests nobody can repeat any more.
     fn old_day_keys(&self) -> Vec<Slot> {
         let now = self.clock.now_unix_ms();
+        let keys = crate::state::read(&self.state.day_keys);
+        keys.iter().filter(|key| now.saturating_sub(key.made_at) > DAY_KEY_MS).map(|key| key.slot).collect()
+    }
+
+    fn forget_day_keys(&self, dead: &[Slot]) {
         let mut keys = self.state.day_keys.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (old, kept): (Vec<_>, Vec<_>) =
-            keys.drain(..).partition(|key| now.saturating_sub(key.made_at) > DAY_KEY_MS);
-        *keys = kept;
-        old.iter().map(|key| key.slot).collect()
+        keys.retain(|key| !dead.contains(&key.slot));
     }
 
     fn durable(&self) -> Option<FramePosition> {

@@ -22,7 +22,10 @@ impl VaultApi {
         let items: Vec<_> =
             items.into_iter().map(|item| (item.token, Plaintext::new(item.value.into()))).collect();
         let count = items.len();
-        let asked = self.house.items(count, |engine| engine.rectify(caller.as_str(), &controller, items));
+        let trace = cloakroom_runtime::telemetry::traceparent();
+        let asked = self.house.items(count, |engine| {
+            cloakroom_engine::traced(trace, engine.rectify(caller.as_str(), &controller, items))
+        });
         let answers = asked.await.map_err(status)?;
         let items = references.with(answers, |reference, answer| {
             self.items.count("rectify", &answer);
