@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 pub use layout::{Counts, Scope};
-pub use rows::{Forget, NothingElse, RowEdit, Rows};
+pub use rows::{Forget, NothingElse, RowEdit, Rows, read_row, row_key};
 
 use crate::{DownstreamError, Erasure, Purge, PurgeError, Purged, Rectified, Token};
 use uses::Uses;

@@ -25,7 +25,9 @@ pub mod reader;
 
 pub use cloakroom_core::clock::{Clock, SystemClock, UnixMs};
 pub use cloakroom_crypto::Plaintext;
-pub use copies::{Copies, CopyGuard, Counts, Forget, NothingElse, RowEdit, Rows, Scope, Sequence};
+pub use copies::{
+    Copies, CopyGuard, Counts, Forget, NothingElse, RowEdit, Rows, Scope, Sequence, read_row, row_key,
+};
 pub use erasure::{Erasure, Purge, PurgeError, Purged, Rectified, Token};
 pub use error::DownstreamError;
 pub use kit::{Kit, KitConfig};

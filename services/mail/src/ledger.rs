@@ -2,7 +2,7 @@
 //! counts. Nothing personal; what hangs on a token goes with it.
 
 use async_trait::async_trait;
-use cloakroom_downstream::{Copies, DownstreamError, Erasure, Forget, RowEdit, Token};
+use cloakroom_downstream::{Copies, DownstreamError, Erasure, Forget, RowEdit, Token, read_row, row_key};
 use futures_util::FutureExt;
 use prost::Message as _;
 
@@ -51,9 +51,9 @@ const VERSION: u32 = 1;
 impl Ledger {
     /// The Message-ID of a message that was sent under this key.
     pub(crate) async fn sent(&self, controller: &str, key: &str, email: &Token) -> Result<Option<String>, MailError> {
-        let row = self.0.rows().get(&row(b'm', &[controller, key])).await?;
+        let row = self.0.rows().get(&row_key(b'm', &[controller, key])).await?;
         let Some(row) = row else { return Ok(None) };
-        let sending: Sending = decode(&row)?;
+        let sending: Sending = read_row(&row)?;
         if sending.email_token != email.as_str() {
             return Err(MailError::Conflict);
         }
@@ -68,11 +68,11 @@ impl Ledger {
         email: &Token,
         new_id: String,
     ) -> Result<Standing, MailError> {
-        let (row, email_token) = (row(b'm', &[controller, key]), email.to_string());
+        let (row, email_token) = (row_key(b'm', &[controller, key]), email.to_string());
         let begun = self.0.edit_rows(move |rows| {
             async move {
                 if let Some(known) = rows.get(&row).await? {
-                    let known: Sending = decode(&known)?;
+                    let known: Sending = read_row(&known)?;
                     return Ok(if known.sent { Standing::Sent(known.message_id) } else { Standing::ToSend(known.message_id) });
                 }
                 let sending = Sending { version: VERSION, message_id: new_id.clone(), email_token, sent: false };
@@ -86,12 +86,12 @@ impl Ledger {
 
     /// The relay has the message. `key` is empty where there is no idempotency key.
     pub(crate) async fn finish(&self, controller: &str, key: &str) -> Result<(), MailError> {
-        let message = row(b'm', &[controller, key]);
+        let message = row_key(b'm', &[controller, key]);
         let (has_key, controller) = (!key.is_empty(), controller.to_owned());
         let finished = self.0.edit_rows(move |rows| {
             async move {
                 if has_key && let Some(known) = rows.get(&message).await? {
-                    let sending = Sending { sent: true, ..decode(&known)? };
+                    let sending = Sending { sent: true, ..read_row(&known)? };
                     rows.put(&message, sending.encode_to_vec());
                 }
                 tally(rows, &controller, |tally| tally.sent = tally.sent.saturating_add(1)).await
@@ -109,7 +109,7 @@ impl Ledger {
                 if rows.is_purged(&email).await? {
                     return Err(DownstreamError::Purged);
                 }
-                let row = row(b's', &[&controller, email.as_str()]);
+                let row = row_key(b's', &[&controller, email.as_str()]);
                 if rows.get(&row).await?.is_some() {
                     return Ok(());
                 }
@@ -135,15 +135,15 @@ impl Ledger {
         after: Option<&Token>,
         limit: usize,
     ) -> Result<Vec<Token>, MailError> {
-        let after = after.map(|token| row(b's', &[controller, token.as_str()]));
-        let found = self.0.rows().scan(&row(b's', &[controller]), after.as_deref(), limit).await?;
+        let after = after.map(|token| row_key(b's', &[controller, token.as_str()]));
+        let found = self.0.rows().scan(&row_key(b's', &[controller]), after.as_deref(), limit).await?;
         let token = |value: &[u8]| Token::parse(std::str::from_utf8(value).unwrap_or_default());
         Ok(found.iter().map(|(_, value)| token(value)).collect::<Result<_, _>>()?)
     }
 
     pub(crate) async fn tally(&self, controller: &str) -> Result<Tally, MailError> {
-        match self.0.rows().get(&row(b'k', &[controller])).await? {
-            Some(row) => Ok(decode(&row)?),
+        match self.0.rows().get(&row_key(b'k', &[controller])).await? {
+            Some(row) => Ok(read_row(&row)?),
             None => Ok(Tally::default()),
         }
     }
@@ -162,7 +162,7 @@ impl Forget for Subscriptions {
 
 /// Gives how many there were: 0 or 1.
 async fn remove_subscriber(rows: &mut RowEdit, controller: String, email: Token) -> Result<u32, DownstreamError> {
-    let row = row(b's', &[&controller, email.as_str()]);
+    let row = row_key(b's', &[&controller, email.as_str()]);
     if rows.get(&row).await?.is_none() {
         return Ok(0);
     }
@@ -172,26 +172,12 @@ async fn remove_subscriber(rows: &mut RowEdit, controller: String, email: Token)
 }
 
 async fn tally(rows: &mut RowEdit, controller: &str, change: impl FnOnce(&mut Tally)) -> Result<(), DownstreamError> {
-    let row = row(b'k', &[controller]);
+    let row = row_key(b'k', &[controller]);
     let mut tally = match rows.get(&row).await? {
-        Some(known) => decode(&known)?,
+        Some(known) => read_row(&known)?,
         None => Tally::default(),
     };
     change(&mut tally);
     rows.put(&row, tally.encode_to_vec());
     Ok(())
-}
-
-/// A row's key: its kind, and each part behind its length, so that no part can pass for two.
-fn row(kind: u8, parts: &[&str]) -> Vec<u8> {
-    let mut key = vec![kind];
-    for part in parts {
-        key.extend(u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
-        key.extend(part.as_bytes());
-    }
-    key
-}
-
-fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, DownstreamError> {
-    M::decode(bytes).map_err(|_| DownstreamError::Damaged("row"))
 }

@@ -157,6 +157,24 @@ impl RowEdit {
     }
 }
 
+/// A row's key: its kind, and each part behind its length, so that no part can pass for two.
+pub fn row_key(kind: u8, parts: &[&str]) -> Vec<u8> {
+    let mut key = vec![kind];
+    for part in parts {
+        key.extend(u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+        key.extend(part.as_bytes());
+    }
+    key
+}
+
+/// Reads a row that holds a message.
+///
+/// # Errors
+/// [`DownstreamError::Damaged`]
+pub fn read_row<M: prost::Message + Default>(row: &[u8]) -> Result<M, DownstreamError> {
+    M::decode(row).map_err(|_| DownstreamError::Damaged("row"))
+}
+
 fn row(key: &[u8]) -> Vec<u8> {
     [ROWS, key].concat()
 }

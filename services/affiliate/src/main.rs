@@ -1,0 +1,12 @@
+//! `cloakroom-affiliate`.
+
+use std::process::ExitCode;
+
+use cloakroom_downstream::daemon::launch;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    launch("cloakroom-affiliate", env!("CARGO_PKG_VERSION"), cloakroom_affiliate::run)
+}
