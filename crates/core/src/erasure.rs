@@ -168,27 +168,25 @@ impl Erasure {
     }
 
     /// What of `acks` is news: answers of required downstreams about values of this erasure that change what
-    /// is known. A final answer stays, whatever comes late; NOTHING_HELD never takes the place of PURGED.
+    /// is known. A final answer stays, whatever comes late, also where both come together.
     pub fn decide_acks(&self, acks: Vec<Ack>) -> Option<AcksCollected> {
         let mut news: Vec<Ack> = vec![];
+        let mut newest = BTreeMap::<(String, u32), AckStatus>::new();
         for ack in acks {
-            let known = |held: &Answer| held.status.is_final() || held.status == ack.status;
-            let stale = self
-                .answers
-                .get(&ack.downstream)
-                .and_then(|held| held.get(&ack.value_index))
-                .is_some_and(known);
+            let place = (ack.downstream.clone(), ack.value_index);
+            let before = newest
+                .get(&place)
+                .copied()
+                .or_else(|| self.answers.get(&ack.downstream)?.get(&ack.value_index).map(|held| held.status));
+            let stale = before.is_some_and(|status| status.is_final() || status == ack.status);
             let ours =
                 self.downstreams.contains(&ack.downstream) && (ack.value_index as usize) < self.values.len();
-            let twice = news.iter().any(|other| {
-                (&other.downstream, other.value_index, other.status)
-                    == (&ack.downstream, ack.value_index, ack.status)
-            });
-            if ours && !stale && !twice {
+            if ours && !stale {
+                newest.insert(place, ack.status);
                 news.push(ack);
             }
         }
-        (!news.is_empty()).then(|| AcksCollected { fence: self.fence, previous: self.newest, acks: news })
+        (!news.is_empty()).then_some(AcksCollected { fence: self.fence, previous: self.newest, acks: news })
     }
 
     /// Whether all has been answered that must be, and if so whether some copy ends by expiry.
@@ -216,8 +214,8 @@ impl Erasure {
             .then_some(Body::ErasureOverdue { fence: self.fence, previous: self.newest })
     }
 
-    /// The weakest of a downstream's answers, with what stands beside it; how many values it has answered and
-    /// how many copies it purged.
+    /// The weakest of a downstream's answers, with what stands beside it (of several expiries the last); how
+    /// many values it has answered and how many copies it purged.
     pub fn standing(&self, downstream: &str) -> (Answer, u32, u32) {
         let waiting = Answer {
             status: AckStatus::Waiting,
@@ -227,22 +225,23 @@ impl Erasure {
             until: 0,
             at: 0,
         };
-        let held = self.answers.get(downstream);
-        let answered = held.map_or(0, |held| held.values().filter(|answer| answer.status.is_final()).count());
-        let purged = held.map_or(0, |held| held.values().map(|answer| answer.purged_count).sum());
-        let missing = held.map_or(0, BTreeMap::len) < self.values.len();
-        let mut weakest =
-            held.into_iter().flat_map(BTreeMap::values).min_by_key(|answer| answer.status).cloned();
+        let held = || self.answers.get(downstream).into_iter().flat_map(BTreeMap::values);
+        let answered = held().filter(|answer| answer.status.is_final()).count();
+        // A downstream counts as it likes.
+        let purged = held().fold(0_u32, |sum, answer| sum.saturating_add(answer.purged_count));
+        let missing = held().count() < self.values.len();
+        let mut weakest = held().min_by_key(|answer| answer.status).cloned();
         if let Some(weakest) = &mut weakest {
             // One value purged outweighs the others of which nothing was held.
-            if let Some(purge) =
-                held.into_iter().flat_map(BTreeMap::values).find(|answer| answer.purged_count > 0)
+            if let Some(purge) = held().find(|answer| answer.purged_count > 0)
                 && weakest.status == AckStatus::Purged
             {
                 weakest.evidence.clone_from(&purge.evidence);
             }
-            weakest.at =
-                held.into_iter().flat_map(BTreeMap::values).map(|answer| answer.at).max().unwrap_or_default();
+            let status = weakest.status;
+            let alike = held().filter(|answer| answer.status == status);
+            weakest.until = alike.map(|answer| answer.until).max().unwrap_or_default();
+            weakest.at = held().map(|answer| answer.at).max().unwrap_or_default();
         }
         let standing = match weakest {
             Some(weakest) if !missing || weakest.status < AckStatus::Received => weakest,
@@ -392,6 +391,36 @@ mod tests {
             vec![ack("mail", 0, AckStatus::NothingHeld), ack("mail", 0, AckStatus::Failed)]
         ));
         assert_eq!(erasure.standing("mail").0.status, AckStatus::Purged);
+    }
+
+    #[test]
+    fn a_final_answer_stays_also_against_what_comes_in_the_same_batch() {
+        use AckStatus::{Failed, NothingHeld, Purged, Received};
+        for late in [Failed, NothingHeld, Received] {
+            let mut erasure = erasure(1);
+            // A downstream that was killed before its offset was committed says all of it again.
+            let batch = [Received, Purged, late, Purged].map(|status| ack("mail", 0, status));
+            assert!(collect(&mut erasure, batch.to_vec()));
+            assert_eq!(erasure.standing("mail").0.status, Purged, "{late:?} came late");
+        }
+    }
+
+    #[test]
+    fn of_several_expiries_the_last_is_stated() {
+        let mut erasure = erasure(3);
+        for (index, until) in [(0, 7_000), (1, 9_000), (2, 8_000)] {
+            let answer = Ack { until, ..ack("mail", index, AckStatus::AwaitingExpiry) };
+            assert!(collect(&mut erasure, vec![answer]));
+        }
+        assert_eq!(erasure.standing("mail").0.until, 9_000);
+    }
+
+    #[test]
+    fn a_downstream_that_counts_without_measure_counts_as_much_as_there_is() {
+        let mut erasure = erasure(2);
+        let purged = |index| Ack { purged_count: u32::MAX, ..ack("mail", index, AckStatus::Purged) };
+        assert!(collect(&mut erasure, vec![purged(0), purged(1)]));
+        assert_eq!(erasure.standing("mail").2, u32::MAX);
     }
 
     #[test]
