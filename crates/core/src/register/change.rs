@@ -143,6 +143,10 @@ fn enter_activity(activity: &super::Activity, all: &mut BTreeMap<(u8, String), A
         let entry = format!("access of {} under {}", access.principal, activity.id);
         for verb in &access.may {
             let purposes = match verb {
+                // Reads nothing, and yet its holder may learn what tokens stand for.
+                Verb::Read | Verb::ReadMasked if access.purposes.is_empty() => {
+                    vec![" for no purpose".to_owned()]
+                }
                 Verb::Read | Verb::ReadMasked => {
                     access.purposes.iter().map(|purpose| format!(" for {purpose}")).collect()
                 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::Register;
-use super::decide::{Decisions, GRANTS_MAX};
+use super::decide::Decisions;
 use super::file::{
     RawAccess, RawActivity, RawDownstream, RawField, RawRegister, RawRole, RawThirdParty, Text,
 };
@@ -25,6 +25,9 @@ const MESSAGE_CHARS_MAX: usize = 300;
 const DEADLINE_HOURS_MAX: u32 = 24 * 366;
 /// Three days, where a downstream states no deadline.
 const DEADLINE_HOURS: u32 = 72;
+/// The most single grants (a verb, a field, a purpose), so that a small file cannot fill the memory: a rule
+/// that names no fields is about all of its activity's.
+const GRANTS_MAX: usize = 250_000;
 
 /// Why a register was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -128,7 +131,21 @@ pub(super) fn parse(toml: &str) -> Result<Register, RegisterError> {
         line: line(toml, error.span()),
         message: error.message().replace('\n', "; ").chars().take(MESSAGE_CHARS_MAX).collect(),
     })?;
+    if grants(&raw) > GRANTS_MAX {
+        return Err(RegisterError::TooManyGrants);
+    }
     Reader { toml }.register(raw)
+}
+
+/// How many single grants the access rules come to as written, repetitions counted.
+fn grants(raw: &RawRegister) -> usize {
+    let of_rule = |activity: &RawActivity, rule: &RawAccess| {
+        let fields = rule.fields.as_ref().unwrap_or(&activity.fields).len();
+        rule.may.len().saturating_mul(fields).saturating_mul(rule.purposes.len().max(1))
+    };
+    let rules =
+        raw.activity.iter().flat_map(|activity| activity.access.iter().map(move |rule| (activity, rule)));
+    rules.fold(0, |sum, (activity, rule)| sum.saturating_add(of_rule(activity, rule)))
 }
 
 /// The line, counted from 1, in which a span begins.
@@ -178,8 +195,7 @@ impl Reader<'_> {
             self.unique(&mut ids, &activity.id, "activity.id")?;
             activities.push(self.activity(activity, &known)?);
         }
-        let decisions = Decisions::compile(&fields, &activities, &downstreams, &roles)
-            .ok_or(RegisterError::TooManyGrants)?;
+        let decisions = Decisions::compile(&fields, &activities, &downstreams, &roles);
         Ok(Register {
             controller,
             name,

@@ -259,18 +259,24 @@ fn the_line_is_the_one_where_it_stands() {
 fn size_is_bounded() {
     let long = format!("{SEE}#{}", "x".repeat(REGISTER_BYTES_MAX));
     assert_eq!(Register::parse(&long).expect_err("too long"), RegisterError::TooLarge);
-    let fields: Vec<_> = (0..600).map(|n| format!("f{n}")).collect();
-    let mut toml = String::from("controller = \"big\"\nname = \"Big\"\ntime_zone = \"UTC\"\n");
-    for id in &fields {
-        toml += &format!("[[field]]\nid = \"{id}\"\ntype = \"text\"\ncategory = \"contact\"\n");
-    }
-    let purposes: Vec<_> = (0..600).map(|n| format!("p{n}")).collect();
-    toml += &format!(
-        "[[activity]]\nid = \"a\"\nname = \"A\"\npurposes = {purposes:?}\nlegal_basis = \"6.1.a\"\nfields = {fields:?}\n\
-         origin = \"o\"\nretention = \"r\"\nrecipients = []\ntransfers = \"none\"\nsecurity = \"s\"\n\
-         [[activity.access]]\nprincipal = \"spiffe://a/b\"\nmay = [\"read\"]\npurposes = {purposes:?}\n"
-    );
-    assert_eq!(Register::parse(&toml).expect_err("360,000 grants"), RegisterError::TooManyGrants);
+    let grant = |purposes: usize, rules: usize| {
+        let ids = |letter: char, count: usize| (0..count).map(|n| format!("{letter}{n}")).collect::<Vec<_>>();
+        let (fields, purposes) = (ids('f', 600), ids('p', purposes));
+        let mut toml = String::from("controller = \"big\"\nname = \"Big\"\ntime_zone = \"UTC\"\n");
+        for id in &fields {
+            toml += &format!("[[field]]\nid = \"{id}\"\ntype = \"text\"\ncategory = \"contact\"\n");
+        }
+        toml += &format!(
+            "[[activity]]\nid = \"a\"\nname = \"A\"\npurposes = {purposes:?}\nlegal_basis = \"6.1.a\"\nfields = {fields:?}\n\
+             origin = \"o\"\nretention = \"r\"\nrecipients = []\ntransfers = \"none\"\nsecurity = \"s\"\n"
+        );
+        let rule = "[[activity.access]]\nprincipal = \"spiffe://a/b\"\nmay = [\"read\"]\npurposes = ";
+        toml += &format!("{rule}{purposes:?}\n").repeat(rules);
+        Register::parse(&toml).map(|_| ())
+    };
+    assert_eq!(grant(400, 1), Ok(()));
+    assert_eq!(grant(600, 1), Err(RegisterError::TooManyGrants), "360,000 grants");
+    assert_eq!(grant(1, 500), Err(RegisterError::TooManyGrants), "600 grants, 500 times over");
 }
 
 #[test]
@@ -291,6 +297,11 @@ fn differences_are_one_line_each() {
             "may = [\"read_masked\"]\n",
             "may = [\"read_masked\", \"rectify\"]\n",
             "~ access of spiffe://cloakroom.local/service/support under ticket_purchase: rectify: email, full_name, phone, postal_address (new)",
+        ),
+        (
+            "[[activity.access]]",
+            "[[activity.access]]\nprincipal = \"spiffe://cloakroom.local/new\"\nmay = [\"read\"]\nfields = [\"email\"]\n\n[[activity.access]]",
+            "+ access of spiffe://cloakroom.local/new under ticket_purchase (read for no purpose: email)",
         ),
         (
             "retention = \"Until consent is withdrawn\"",
