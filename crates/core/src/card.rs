@@ -1,14 +1,14 @@
 //! Payment card numbers, which no field may hold: the companies' documents say that none is kept, and
 //! holding one would bring the whole vault into the scope of PCI DSS.
 //!
-//! A value is a card number if the whole of it, blanks, dashes and a leading `+` aside, is 12 to 19 digits,
-//! passes Luhn, and has an issuer's prefix with a length which that issuer uses. A valid `+E.164` number in
+//! A value is a card number if the whole of it, blanks, dashes, what is not seen and a leading `+` aside, is
+//! 12 to 19 digits, passes Luhn, and has an issuer's prefix with a length which that issuer uses. A valid `+E.164` number in
 //! a phone field is none: country codes and issuer prefixes overlap.
 //!
 //! Prefixes and lengths: ISO/IEC 7812-1 (numbering, Luhn in its annex B) and the issuers' published ranges
 //! as gathered in Wikipedia, "Payment card number", section "Issuer identification number (IIN)".
 
-use crate::field::FieldType;
+use crate::field::{FieldType, is_direction_mark};
 
 /// The shortest (Maestro) and longest numbers that ISO/IEC 7812 cards have.
 const DIGITS_MIN: usize = 12;
@@ -61,14 +61,14 @@ const ISSUERS: &[Range] = &[
 
 /// Whether `value`, given for a field of type `field`, is a payment card number.
 pub fn is_card_number(field: FieldType, value: &str) -> bool {
-    let trimmed = value.trim();
-    let (plus, rest) = match trimmed.strip_prefix('+') {
+    let trimmed = value.trim_start_matches(is_unseen);
+    let (plus, rest) = match trimmed.strip_prefix(['+', '\u{ff0b}']) {
         Some(rest) => (true, rest),
         None => (false, trimmed),
     };
     let mut digits = Vec::with_capacity(DIGITS_MAX);
     for c in rest.chars() {
-        if c.is_whitespace() || is_dash(c) {
+        if is_unseen(c) || is_dash(c) {
             continue;
         }
         match digit(c) {
@@ -110,13 +110,20 @@ fn has_issuer(digits: &[u8]) -> bool {
     })
 }
 
-/// ASCII digits, and the full-width ones that East Asian keyboards give.
+/// ASCII digits, and those that Arabic, Persian, Indian and East Asian keyboards give.
 fn digit(c: char) -> Option<u8> {
-    let ascii = match c {
-        '\u{ff10}'..='\u{ff19}' => char::from_u32(u32::from(c) - 0xff10 + u32::from('0'))?,
-        other => other,
-    };
-    ascii.to_digit(10).and_then(|d| u8::try_from(d).ok())
+    const ZEROS: [char; 5] = ['0', '\u{660}', '\u{6f0}', '\u{966}', '\u{ff10}'];
+    ZEROS.iter().find_map(|zero| {
+        let digit = u32::from(c).checked_sub(u32::from(*zero)).filter(|digit| *digit <= 9)?;
+        u8::try_from(digit).ok()
+    })
+}
+
+/// Blanks, and what is pasted along with a number without being seen: control characters, marks of direction,
+/// joiners.
+fn is_unseen(c: char) -> bool {
+    let joins = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200d}' | '\u{2060}');
+    c.is_whitespace() || c.is_control() || is_direction_mark(c) || joins
 }
 
 fn is_dash(c: char) -> bool {
@@ -135,6 +142,10 @@ mod tests {
         " 4222222222222\t",
         "+4111111111111111",
         "５５５５５５５５５５５５４４４４",
+        "٤١١١١١١١١١١١١١١١",
+        "\u{202a}4111\u{200b}1111\u{ad}1111 1111\u{202c}",
+        "\u{feff}+4111111111111111",
+        "4111111111111111\0",
         "5555555555554444",
         "2223003122003222",
         "378282246310005",

@@ -120,6 +120,6 @@ impl Category {
 }
 
 /// Marks of writing direction that pasted numbers and addresses bring along; they carry no meaning there.
-fn is_direction_mark(c: char) -> bool {
+pub(crate) fn is_direction_mark(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
