@@ -1,8 +1,11 @@
-//! What people and programs type beside values: codes, references, idempotency keys. None of it may be
-//! prose, because prose ends up holding somebody's name (design: "No fingerprints").
+//! What people and programs type beside values: codes, references, idempotency keys, principals. None of it
+//! may be prose, because prose ends up holding somebody's name (design: "No fingerprints").
 
 /// The longest code, reference or idempotency key, in bytes: enough for a URL-like ticket id.
 pub const TEXT_BYTES_MAX: usize = 128;
+
+/// The longest SPIFFE id (SPIFFE-ID, section 2.3).
+const SPIFFE_ID_BYTES_MAX: usize = 2048;
 
 /// Why a code, reference or key was refused. Carries nothing of what was typed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -62,6 +65,22 @@ pub fn check_reference(reference: &str) -> Result<(), InvalidText> {
     check_short(reference)
 }
 
+/// Whether `text` is a SPIFFE id: at most 2,048 bytes of `spiffe://trust-domain/path`, as SPIFFE-ID section 2
+/// has it: a trust domain of lower-case letters, digits, `.`, `-`, `_`, and a path of segments of letters,
+/// digits, `.`, `-`, `_`, none of them empty, `.` or `..`. One spelling alone: what differs is another id.
+pub fn is_spiffe_id(text: &str) -> bool {
+    let Some((domain, path)) = text.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')) else {
+        return false;
+    };
+    let mark = |byte: u8| matches!(byte, b'.' | b'-' | b'_');
+    let in_domain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || mark(byte);
+    let in_path = |byte: u8| byte.is_ascii_alphanumeric() || mark(byte);
+    text.len() <= SPIFFE_ID_BYTES_MAX
+        && !domain.is_empty()
+        && domain.bytes().all(in_domain)
+        && path.split('/').all(|part| !matches!(part, "" | "." | "..") && part.bytes().all(in_path))
+}
+
 fn check_short(text: &str) -> Result<(), InvalidText> {
     if text.len() > TEXT_BYTES_MAX {
         Err(InvalidText::TooLong)
@@ -92,6 +111,37 @@ mod tests {
         }
         assert_eq!(check_code(&"x".repeat(129)), Err(InvalidText::TooLong));
         assert_eq!(check_optional_code(""), Ok(()));
+    }
+
+    #[test]
+    fn a_spiffe_id_has_a_domain_and_a_path() {
+        for good in ["spiffe://cloakroom.local/shop", "spiffe://a_b-c.d/ns/prod/sa/Mail.v2"] {
+            assert!(is_spiffe_id(good), "{good}");
+        }
+        let long = format!("spiffe://d/{}", "x".repeat(SPIFFE_ID_BYTES_MAX));
+        let bad = [
+            "",
+            "spiffe://",
+            "spiffe://domain",
+            "spiffe://domain/",
+            "spiffe:///path",
+            "https://d/p",
+            "spiffe://Domain/p",
+            "spiffe://d/p/",
+            "spiffe://d//p",
+            "spiffe://d/../p",
+            "spiffe://d/p?q",
+            "spiffe://d/p#f",
+            "spiffe://d:1/p",
+            "spiffe://u@d/p",
+            "spiffe://d/%41",
+            "SPIFFE://d/p",
+            " spiffe://d/p",
+            &long,
+        ];
+        for bad in bad {
+            assert!(!is_spiffe_id(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use jiff::tz::TimeZoneDatabase;
 
+use crate::text::is_spiffe_id;
+
 /// The longest id: topics, metrics and certificates carry ids.
 const ID_BYTES_MAX: usize = 63;
 /// SPIFFE allows 2,048 bytes; a certificate's subject alternative name that long helps nobody.
@@ -20,17 +22,8 @@ pub(super) fn is_id(text: &str) -> bool {
         && text.bytes().all(|byte| lower(byte) || byte == b'_' || byte == b'-')
 }
 
-/// The SPIFFE-ID specification, section 2: trust domain and path.
 pub(super) fn is_principal(text: &str) -> bool {
-    let Some((domain, path)) = text.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')) else {
-        return false;
-    };
-    let in_domain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
-    let in_path = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-    text.len() <= PRINCIPAL_BYTES_MAX
-        && !domain.is_empty()
-        && domain.bytes().all(in_domain)
-        && path.split('/').all(|part| !matches!(part, "" | "." | "..") && part.bytes().all(in_path))
+    text.len() <= PRINCIPAL_BYTES_MAX && is_spiffe_id(text)
 }
 
 pub(super) fn is_time_zone(text: &str) -> bool {
