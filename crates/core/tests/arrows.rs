@@ -26,7 +26,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("affiliate", &["downstream", "client", "proto", "runtime"]),
     ("cli", &["core", "crypto", "client", "proto", "runtime"]),
     ("keyholder", &["core", "crypto", "proto", "runtime"]),
-    ("load-tests", &["client", "crypto"]),
+    // It starts a vault as an operator would: certificates of the development authority, by a clock.
+    ("load-tests", &["client", "crypto", "core", "runtime"]),
 ];
 
 /// The crate that may depend on any of ours and that only tests may depend on.

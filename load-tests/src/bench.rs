@@ -1,0 +1,266 @@
+//! The rounds: in each every ceiling and every verb once, one after the other, so that an hour in which the
+//! machine is slow is slow for all of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ceiling;
+use crate::drive::{Figures, Load, Pace, Until, Work, drive};
+use crate::error::LoadError;
+use crate::house::{Certs, Echo};
+use crate::machine::{Machine, measured, written_bytes};
+use crate::report::{Goal, Kind, Report};
+use crate::stock::{CONNECTIONS, Stock};
+use crate::work::{Connections, Read, Server, Write};
+
+/// People in the small vault that erasures are compared with.
+pub(crate) const SMALL_PEOPLE: u32 = 10_000;
+/// Unary calls in flight, as the goal of P1 names them.
+const UNARY_IN_FLIGHT: usize = 64;
+/// Open load runs at this share of the best rate: where a server is, not where it breaks.
+const OPEN_SHARE: f64 = 0.5;
+/// Batches of Detokenize: items a call, calls in flight.
+const BATCHES: [(usize, usize, Kind); 2] = [(100, 16, BATCH_100), (1_000, 8, BATCH_1000)];
+/// People a call of Tokenize under load: 99 values.
+const WRITE_PEOPLE: u32 = 33;
+const WRITE_IN_FLIGHT: usize = 32;
+/// Erasures one at a time, a round.
+const ERASE_ALONE: u64 = 100;
+/// Erasures in flight at once, and how many a round.
+const ERASE_IN_FLIGHT: usize = 256;
+const ERASE_MANY: u64 = 1_500;
+/// Each commit syncs twice: the key database, then the log.
+const SYNCS_A_COMMIT: u64 = 2;
+
+const RATE: Kind = Kind {
+    id: "P1",
+    what: "Detokenize, unary, 64 in flight",
+    unit: " /s",
+    against: "echo",
+    goal: Goal::RatioAtLeast(0.85),
+};
+const P99: Kind = Kind {
+    id: "P1",
+    what: "its p99 at half that rate, open loop",
+    unit: " ms",
+    against: "echo",
+    goal: Goal::RatioAtMost(1.5),
+};
+const BATCH_100: Kind = Kind {
+    id: "P2",
+    what: "Detokenize, batches of 100",
+    unit: " values/s",
+    against: "echo + crypto",
+    goal: Goal::RatioAtLeast(0.75),
+};
+const BATCH_1000: Kind = Kind { what: "Detokenize, batches of 1,000", ..BATCH_100 };
+const TOKENIZE: Kind = Kind {
+    id: "P3",
+    what: "Tokenize, new people, batches of 99",
+    unit: " values/s",
+    against: "slowest of three",
+    goal: Goal::RatioAtLeast(0.5),
+};
+const ERASE_LATENCY: Kind = Kind {
+    id: "P5",
+    what: "RequestErasure, one at a time, p50",
+    unit: " ms",
+    against: "with 10,000 people",
+    goal: Goal::RatioAtMost(2.0),
+};
+const ERASE_RATE: Kind = Kind {
+    id: "P5",
+    what: "RequestErasure, 256 in flight",
+    unit: " /s",
+    against: "",
+    goal: Goal::AtLeast(5_000.0),
+};
+
+/// What to run.
+pub(crate) struct Settings {
+    pub(crate) program: PathBuf,
+    /// Where data lies; its disk is what is measured.
+    pub(crate) folder: PathBuf,
+    pub(crate) people: u32,
+    pub(crate) rounds: u64,
+    /// How long each step is measured.
+    pub(crate) time: Duration,
+    /// How the report says what was asked.
+    pub(crate) command: String,
+}
+
+/// Everything that runs.
+struct Bench<'a> {
+    settings: &'a Settings,
+    echo: Echo,
+    to_echo: Connections,
+    main: Stock,
+    small: Option<Stock>,
+    report: Report,
+    seed: u64,
+}
+
+/// Runs all rounds; `progress` is told what is going on.
+///
+/// # Errors
+/// The first wrong answer, refused call or dead server.
+pub(crate) async fn bench(settings: &Settings, progress: impl Fn(&str)) -> Result<Report, LoadError> {
+    let machine = Machine::look();
+    let folder = &settings.folder;
+    let certs = Certs::issue(&folder.join("certs"))?;
+    let echo = Echo::start(&certs, folder).await?;
+    let to_echo = certs.connections(echo.address, CONNECTIONS).await?;
+    progress(&format!("tokenizing {} people, three values each", settings.people));
+    let (main, loaded) =
+        Stock::fill(&settings.program, &certs, &folder.join("main"), settings.people).await?;
+    progress(&format!("{} values in {:.1} s", main.values(), loaded.seconds));
+    let small = if settings.people > SMALL_PEOPLE {
+        progress(&format!("a small vault beside it, {SMALL_PEOPLE} people"));
+        Some(Stock::fill(&settings.program, &certs, &folder.join("small"), SMALL_PEOPLE).await?.0)
+    } else {
+        None
+    };
+    let report = Report::new(machine, main.values(), settings.command.clone());
+    let mut bench = Bench { settings, echo, to_echo, main, small, report, seed: 0 };
+    for round in 1..=settings.rounds {
+        progress(&format!("round {round} of {}", settings.rounds));
+        bench.unary().await?;
+        bench.batches().await?;
+        bench.tokenize().await?;
+        bench.erase().await?;
+    }
+    bench.echo.stop().await;
+    bench.main.vault.stop().await;
+    if let Some(small) = bench.small {
+        small.vault.stop().await;
+    }
+    Ok(bench.report)
+}
+
+impl Bench<'_> {
+    fn timed(&self, in_flight: usize, pace: Pace) -> Load {
+        Load { in_flight, pace, until: Until::Time(self.settings.time) }
+    }
+
+    fn reads(&self, server: Server, batch: usize) -> Arc<Read> {
+        let connections = match server {
+            Server::Vault => &self.main.connections,
+            Server::Echo => &self.to_echo,
+        };
+        Arc::new(Read { server, connections: connections.clone(), set: Arc::clone(&self.main.set), batch })
+    }
+
+    fn pid(&self, server: Server) -> u32 {
+        match server {
+            Server::Vault => self.main.vault.pid(),
+            Server::Echo => self.echo.pid(),
+        }
+    }
+
+    /// One step, noted in the report with what it used.
+    async fn driven<W: Work>(
+        &mut self,
+        name: &str,
+        server: Server,
+        work: &Arc<W>,
+        load: Load,
+    ) -> Result<Figures, LoadError> {
+        let (figures, used) = measured(self.pid(server), drive(work, load, self.seed)).await?;
+        self.seed = self.seed.wrapping_add(1);
+        self.report.step(name, &figures, used);
+        Ok(figures)
+    }
+
+    async fn unary(&mut self) -> Result<(), LoadError> {
+        let (echo, vault) = (self.reads(Server::Echo, 1), self.reads(Server::Vault, 1));
+        let closed = self.timed(UNARY_IN_FLIGHT, Pace::Closed);
+        let ceiling = self.driven("echo, unary", Server::Echo, &echo, closed).await?;
+        let figures = self.driven("Detokenize, unary", Server::Vault, &vault, closed).await?;
+        self.report.note(RATE, figures.rate(), Some(ceiling.rate()));
+        let open = self.timed(UNARY_IN_FLIGHT, Pace::Open(figures.rate() * OPEN_SHARE));
+        let ceiling = self.driven("echo, unary, open loop", Server::Echo, &echo, open).await?;
+        let figures = self.driven("Detokenize, unary, open loop", Server::Vault, &vault, open).await?;
+        self.report.note(P99, figures.latency_ms(0.99), Some(ceiling.latency_ms(0.99)));
+        Ok(())
+    }
+
+    async fn batches(&mut self) -> Result<(), LoadError> {
+        let crypto = self.alone(ceiling::opening).await?;
+        for (batch, in_flight, kind) in BATCHES {
+            let load = self.timed(in_flight, Pace::Closed);
+            let work = self.reads(Server::Echo, batch);
+            let echo = self.driven(&format!("echo, {batch} a call"), Server::Echo, &work, load).await?;
+            let work = self.reads(Server::Vault, batch);
+            let name = format!("Detokenize, {batch} a call");
+            let figures = self.driven(&name, Server::Vault, &work, load).await?;
+            let combined = 1.0 / (1.0 / echo.rate() + 1.0 / crypto);
+            self.report.note(kind, figures.rate(), Some(combined));
+        }
+        Ok(())
+    }
+
+    async fn tokenize(&mut self) -> Result<(), LoadError> {
+        let load = self.timed(WRITE_IN_FLIGHT, Pace::Closed);
+        let crypto = self.alone(ceiling::sealing).await?;
+        let work = Arc::new(Write::new(self.to_echo.clone(), WRITE_PEOPLE, 0));
+        let echo = self.driven("echo, Tokenize", Server::Echo, &work, load).await?;
+
+        let pid = self.pid(Server::Vault);
+        let before = (self.main.vault.commits().await?, written_bytes(pid)?);
+        let (figures, used) = measured(pid, self.main.write(WRITE_PEOPLE, load, self.seed)).await?;
+        self.report.step("Tokenize", &figures, used);
+        let written = written_bytes(pid)?.saturating_sub(before.1);
+        let commits = self.main.vault.commits().await?.saturating_sub(before.0).max(1);
+
+        let syncs = commits.saturating_mul(SYNCS_A_COMMIT);
+        let (bytes, time, folder) = (written / syncs, self.settings.time, self.settings.folder.clone());
+        let file = blocking(move || ceiling::syncing(&folder, bytes, time)).await? * figures.all_items()
+            / syncs as f64;
+        self.report.note(TOKENIZE, figures.rate(), Some(echo.rate().min(crypto).min(file)));
+        Ok(())
+    }
+
+    async fn erase(&mut self) -> Result<(), LoadError> {
+        let alone = Load { in_flight: 1, pace: Pace::Closed, until: Until::Calls(ERASE_ALONE) };
+        let small = match &self.small {
+            Some(small) => Some(small.erase(alone, self.seed).await?.latency_ms(0.5)),
+            None => None,
+        };
+        let pid = self.pid(Server::Vault);
+        let many = Load { in_flight: ERASE_IN_FLIGHT, pace: Pace::Closed, until: Until::Calls(ERASE_MANY) };
+        for (name, load) in [("RequestErasure, alone", alone), ("RequestErasure, 256 in flight", many)] {
+            let (figures, used) = measured(pid, self.main.erase(load, self.seed)).await?;
+            self.report.step(name, &figures, used);
+            if load.in_flight == 1 {
+                if let Some(small) = small {
+                    self.report.note(ERASE_LATENCY, figures.latency_ms(0.5), Some(small));
+                }
+            } else {
+                self.report.note(ERASE_RATE, figures.rate(), None);
+            }
+        }
+        Ok(())
+    }
+
+    /// A ceiling that needs no server.
+    async fn alone(&self, ceiling: fn(Duration) -> Result<f64, LoadError>) -> Result<f64, LoadError> {
+        let time = self.settings.time;
+        blocking(move || ceiling(time)).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| LoadError::Broken(error.to_string()))?
+}
+
+/// The folder of a run: a new one in `parent`, gone with the returned value.
+///
+/// # Errors
+/// [`LoadError::File`].
+pub(crate) fn run_folder(parent: &Path) -> Result<tempfile::TempDir, LoadError> {
+    std::fs::create_dir_all(parent).map_err(LoadError::file(parent))?;
+    tempfile::Builder::new().prefix("run-").tempdir_in(parent).map_err(LoadError::file(parent))
+}

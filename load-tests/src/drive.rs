@@ -1,0 +1,341 @@
+//! Sends calls and takes the time.
+//!
+//! Closed: so many workers, each sends its next call when the last is answered; gives the best rate. Open:
+//! calls are due at fixed times whatever the server does, and a call's latency counts from when it was due,
+//! not from when a worker was free to send it. So a server that stalls is charged for every call that had to
+//! wait, not for the few that were under way (known as coordinated omission).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::error::LoadError;
+use crate::people::Draw;
+
+/// What a worker does over and over.
+pub(crate) trait Work: Send + Sync + 'static {
+    /// Values or people in one call.
+    fn items(&self) -> u64;
+
+    /// One call over connection `connection`, its answer checked.
+    fn call(&self, connection: usize, draw: &mut Draw) -> impl Future<Output = Result<(), LoadError>> + Send;
+}
+
+/// When calls are sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pace {
+    /// As soon as a worker is free.
+    Closed,
+    /// So many calls a second.
+    Open(f64),
+}
+
+/// When it is enough.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Until {
+    /// After warming up, for so long.
+    Time(Duration),
+    /// After so many calls, without warming up.
+    Calls(u64),
+}
+
+/// How hard, and how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    /// Workers: the most calls under way at once.
+    pub(crate) in_flight: usize,
+    pub(crate) pace: Pace,
+    pub(crate) until: Until,
+}
+
+/// The share of the measured time that goes before it as warm-up.
+const WARM_UP: f64 = 0.2;
+/// The pacer sleeps no shorter: calls due within it are sent together.
+const PACE_STEP: Duration = Duration::from_micros(100);
+/// A latency above it counts as it.
+const LATENCY_US_MAX: u64 = 60_000_000;
+/// Significant digits of a latency.
+const DIGITS: u8 = 3;
+
+/// What was measured.
+pub(crate) struct Figures {
+    /// All calls, those that do not count too.
+    pub(crate) sent: u64,
+    /// Calls that count.
+    pub(crate) calls: u64,
+    /// Items of the calls that count.
+    pub(crate) items: u64,
+    /// How long was counted.
+    pub(crate) seconds: f64,
+    /// Microseconds from when a call was due (closed: sent) to when its answer was checked.
+    pub(crate) latency: Histogram<u64>,
+    /// Microseconds from when a call was due to when it was sent: the generator's own lateness.
+    pub(crate) late: Histogram<u64>,
+}
+
+impl Figures {
+    /// Items a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.items as f64 / self.seconds.max(f64::MIN_POSITIVE)
+    }
+
+    /// Items of all calls, those that do not count too.
+    pub(crate) fn all_items(&self) -> f64 {
+        self.sent as f64 * self.items as f64 / (self.calls as f64).max(1.0)
+    }
+
+    /// Milliseconds that a share `quantile` of all calls stayed within.
+    pub(crate) fn latency_ms(&self, quantile: f64) -> f64 {
+        self.latency.value_at_quantile(quantile) as f64 / 1e3
+    }
+
+    /// The same of the generator's lateness.
+    pub(crate) fn late_ms(&self, quantile: f64) -> f64 {
+        self.late.value_at_quantile(quantile) as f64 / 1e3
+    }
+}
+
+/// Drives `work` and gathers what all workers saw. The first wrong answer or refused call ends it.
+///
+/// # Errors
+/// The first error of any call.
+pub(crate) async fn drive<W: Work>(work: &Arc<W>, load: Load, seed: u64) -> Result<Figures, LoadError> {
+    let gate = Arc::new(Gate::open(load));
+    let pacer = gate.pacer()?;
+    let mut workers = JoinSet::new();
+    for number in 0..load.in_flight {
+        let draw = Draw(seed.wrapping_add(number as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
+        workers.spawn(worker(Arc::clone(work), Arc::clone(&gate), number, draw));
+    }
+    let mut all = Tally::new()?;
+    while let Some(ended) = workers.join_next().await {
+        let tally = ended.map_err(|error| LoadError::Broken(error.to_string()))??;
+        all.merge(&tally)?;
+    }
+    if let Some(pacer) = pacer {
+        pacer.join().map_err(|_| LoadError::Broken("the pacer".to_owned()))?;
+    }
+    let seconds = match load.until {
+        Until::Time(time) => time.as_secs_f64(),
+        Until::Calls(_) => gate.begun.elapsed().as_secs_f64(),
+    };
+    let calls = all.latency.len();
+    let items = calls.saturating_mul(work.items());
+    Ok(Figures { sent: all.sent, calls, items, seconds, latency: all.latency, late: all.late })
+}
+
+async fn worker<W: Work>(
+    work: Arc<W>,
+    gate: Arc<Gate>,
+    number: usize,
+    mut draw: Draw,
+) -> Result<Tally, LoadError> {
+    let mut tally = Tally::new()?;
+    while let Some(due) = gate.next().await {
+        let sent = Instant::now();
+        work.call(number, &mut draw).await?;
+        let answered = Instant::now();
+        tally.sent = tally.sent.saturating_add(1);
+        if gate.counts(due, answered) {
+            tally.latency.saturating_record(micros(answered, due));
+            tally.late.saturating_record(micros(sent, due));
+        }
+    }
+    Ok(tally)
+}
+
+fn micros(late: Instant, early: Instant) -> u64 {
+    u64::try_from(late.saturating_duration_since(early).as_micros()).unwrap_or(LATENCY_US_MAX).max(1)
+}
+
+/// Who may send, and when.
+struct Gate {
+    load: Load,
+    begun: Instant,
+    /// When counting begins and ends.
+    window: Option<(Instant, Instant)>,
+    /// Calls handed out.
+    handed: AtomicU64,
+    /// Open: calls that are due and not handed out yet.
+    due: Semaphore,
+}
+
+impl Gate {
+    fn open(load: Load) -> Self {
+        let begun = Instant::now();
+        let window = match load.until {
+            Until::Time(time) => {
+                let first = begun + time.mul_f64(WARM_UP);
+                Some((first, first + time))
+            }
+            Until::Calls(_) => None,
+        };
+        Self { load, begun, window, handed: AtomicU64::new(0), due: Semaphore::new(0) }
+    }
+
+    /// How many calls there are to be in all, where that is known before.
+    fn total(&self) -> Option<u64> {
+        match (self.load.until, self.load.pace, self.window) {
+            (Until::Calls(calls), _, _) => Some(calls),
+            (_, Pace::Open(rate), Some((_, end))) => {
+                Some(((end - self.begun).as_secs_f64() * rate).ceil() as u64)
+            }
+            _ => None,
+        }
+    }
+
+    /// Waits for the next call; when it was due. `None` once there are no more.
+    async fn next(&self) -> Option<Instant> {
+        if let Pace::Open(_) = self.load.pace {
+            self.due.acquire().await.ok()?.forget();
+        }
+        let number = self.handed.fetch_add(1, Ordering::Relaxed);
+        if self.total().is_some_and(|total| number >= total) {
+            return None;
+        }
+        match self.load.pace {
+            Pace::Open(rate) => Some(self.begun + Duration::from_secs_f64(number as f64 / rate)),
+            Pace::Closed => {
+                let now = Instant::now();
+                self.window.is_none_or(|(_, end)| now < end).then_some(now)
+            }
+        }
+    }
+
+    /// Open load counts the calls that were due within the window, closed load those answered within it.
+    fn counts(&self, due: Instant, answered: Instant) -> bool {
+        let at = if let Pace::Open(_) = self.load.pace { due } else { answered };
+        self.window.is_none_or(|(first, end)| (first..end).contains(&at))
+    }
+
+    /// Lets calls go when they are due, from a thread of its own: tokio's timer knows whole milliseconds only.
+    fn pacer(self: &Arc<Self>) -> Result<Option<std::thread::JoinHandle<()>>, LoadError> {
+        let (Pace::Open(rate), Some(total)) = (self.load.pace, self.total()) else { return Ok(None) };
+        if !(rate.is_finite() && rate > 0.0) {
+            return Err(LoadError::Usage("a rate is above zero".to_owned()));
+        }
+        let gate = Arc::clone(self);
+        let pace = move || {
+            let mut given = 0_u64;
+            while given < total {
+                let reached = (gate.begun.elapsed().as_secs_f64() * rate) as u64 + 1;
+                let fresh = reached.min(total).saturating_sub(given);
+                gate.due.add_permits(usize::try_from(fresh).unwrap_or(usize::MAX));
+                given = given.saturating_add(fresh);
+                let next = gate.begun + Duration::from_secs_f64(given as f64 / rate);
+                std::thread::sleep(next.saturating_duration_since(Instant::now()).max(PACE_STEP));
+            }
+            gate.due.add_permits(gate.load.in_flight); // each worker finds that there are no more
+        };
+        let spawned = std::thread::Builder::new().name("pacer".to_owned()).spawn(pace);
+        spawned.map(Some).map_err(LoadError::system("starting the pacer"))
+    }
+}
+
+/// What one worker saw.
+struct Tally {
+    sent: u64,
+    latency: Histogram<u64>,
+    late: Histogram<u64>,
+}
+
+impl Tally {
+    fn new() -> Result<Self, LoadError> {
+        let histogram = || Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS);
+        let made = || -> Result<_, hdrhistogram::CreationError> {
+            Ok(Self { sent: 0, latency: histogram()?, late: histogram()? })
+        };
+        made().map_err(|error| LoadError::Broken(error.to_string()))
+    }
+
+    fn merge(&mut self, other: &Self) -> Result<(), LoadError> {
+        self.sent = self.sent.saturating_add(other.sent);
+        let added = self.latency.add(&other.latency).and_then(|()| self.late.add(&other.late));
+        added.map_err(|error| LoadError::Broken(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// Answers at once but for one stall, during which everybody waits.
+    struct Stalling {
+        stall: Duration,
+        calls: AtomicU64,
+        lock: tokio::sync::Mutex<()>,
+    }
+
+    impl Work for Stalling {
+        fn items(&self) -> u64 {
+            2
+        }
+
+        async fn call(&self, _: usize, _: &mut Draw) -> Result<(), LoadError> {
+            let _turn = self.lock.lock().await;
+            if self.calls.fetch_add(1, Ordering::SeqCst) == 100 {
+                tokio::time::sleep(self.stall).await;
+            }
+            Ok(())
+        }
+    }
+
+    fn stalling(ms: u64) -> Arc<Stalling> {
+        let stall = Duration::from_millis(ms);
+        Arc::new(Stalling { stall, calls: AtomicU64::new(0), lock: tokio::sync::Mutex::new(()) })
+    }
+
+    #[tokio::test]
+    async fn an_open_load_charges_a_stall_to_every_call_that_was_due() {
+        let until = Until::Calls(500);
+        let load = Load { in_flight: 4, pace: Pace::Open(1000.0), until };
+        let figures = drive(&stalling(200), load, 1).await.unwrap();
+        assert_eq!((figures.calls, figures.items), (500, 1000));
+        // 200 calls were due while it stood still: two fifths of all, and they waited 100 ms in the mean.
+        assert!(figures.latency_ms(0.75) > 20.0, "{} ms", figures.latency_ms(0.75));
+        assert!(figures.latency_ms(1.0) > 190.0);
+        assert!(figures.late_ms(1.0) > 100.0, "what waited for a worker was late");
+    }
+
+    #[tokio::test]
+    async fn a_closed_load_sends_as_many_calls_as_asked() {
+        let load = Load { in_flight: 3, pace: Pace::Closed, until: Until::Calls(1000) };
+        let work = stalling(0);
+        let figures = drive(&work, load, 1).await.unwrap();
+        assert_eq!((figures.calls, work.calls.load(Ordering::SeqCst)), (1000, 1000));
+        assert!(figures.rate() > 0.0);
+    }
+
+    #[tokio::test]
+    async fn what_is_outside_the_window_does_not_count() {
+        let load = Load { in_flight: 1, pace: Pace::Closed, until: Until::Time(Duration::from_millis(50)) };
+        let work = stalling(0);
+        let figures = drive(&work, load, 1).await.unwrap();
+        assert!(figures.calls > 0 && figures.calls < work.calls.load(Ordering::SeqCst));
+    }
+
+    struct Failing(Mutex<u32>);
+
+    impl Work for Failing {
+        fn items(&self) -> u64 {
+            1
+        }
+
+        async fn call(&self, _: usize, _: &mut Draw) -> Result<(), LoadError> {
+            let mut left = self.0.lock().unwrap();
+            *left = left.checked_sub(1).ok_or(LoadError::Usage("wrong".to_owned()))?;
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn one_wrong_answer_fails_the_run() {
+        let load = Load { in_flight: 2, pace: Pace::Closed, until: Until::Calls(1_000_000) };
+        assert!(drive(&Arc::new(Failing(Mutex::new(50))), load, 1).await.is_err());
+    }
+}
