@@ -107,7 +107,20 @@ impl Engine {
     /// # Errors
     /// What the disk, another process or the memory lock refuse.
     pub async fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Opened, EngineError> {
-        open::open(options, clock).await
+        open::open(options, clock, &mut ()).await
+    }
+
+    /// [`Engine::open`] with layers over what it stands on: for tests of faults.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    #[doc(hidden)]
+    pub async fn open_over(
+        options: Options,
+        clock: Arc<dyn Clock>,
+        layers: &mut dyn open::Layers,
+    ) -> Result<Opened, EngineError> {
+        open::open(options, clock, layers).await
     }
 
     #[allow(clippy::too_many_arguments)] // made in one place, at the end of a start

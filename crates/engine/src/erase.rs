@@ -2,8 +2,10 @@
 //! the keys and the former root; then the answer. Announcing follows from the log.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use cloakroom_core::clock::UnixMs;
+use cloakroom_core::erasure::Erasure;
 use cloakroom_core::event::{Body, ErasureRequested, Outcome, RequestRemembered};
 use cloakroom_core::ids::EventNumber;
 use cloakroom_core::refusal::CallRefusal;
@@ -20,6 +22,8 @@ use crate::view::ErasureView;
 
 const VERB: &str = "erase";
 const HOUR_MS: UnixMs = 60 * 60 * 1_000;
+/// Whoever waits for a batch asks so often whether the writer still runs.
+const WRITER_ASKED_EVERY: Duration = Duration::from_secs(1);
 /// The grounds of GDPR Art. 17(1), a to f.
 const LEGAL_BASES: u32 = 6;
 
@@ -228,7 +232,10 @@ impl House {
                 (&asked.activities, &asked.actor, &asked.reason, asked.legal_basis)
                     == (&request.activities, &request.actor, &request.reason, request.legal_basis)
             });
-        if same { Ok((self.view(&erasure), String::new())) } else { Err(conflict()) }
+        if !same {
+            return Err(conflict());
+        }
+        Ok((self.view(&self.destroyed(*fence).await?), String::new()))
     }
 
     /// Who asks to forget a person twice gets the erasure that did it.
@@ -241,15 +248,25 @@ impl House {
             _ => None,
         });
         let Some(fence) = fence else { return Err(CallRefusal::NotFound("no such erasure".to_owned())) };
-        // It may still be on its way to destroying the keys.
+        Ok((self.view(&self.destroyed(fence).await?), String::new()))
+    }
+
+    /// An erasure that may still be on its way to destroying the keys, once it has.
+    async fn destroyed(&self, fence: EventNumber) -> Result<Erasure, CallRefusal> {
         let mut changes = self.state.erasure_changes.subscribe();
         loop {
             let erasure = self.fence(fence).await.map_err(|error| error.for_call())?;
             let erasure = erasure.ok_or_else(|| CallRefusal::NotFound("no such erasure".to_owned()))?;
             if erasure.destroyed.is_some() {
-                return Ok((self.view(&erasure), String::new()));
+                return Ok(erasure);
             }
-            changes.changed().await.map_err(|_| declined(Declined::Stopped))?;
+            // Whoever waits must not keep a writer alive that is asked to stop, nor wait for one that failed.
+            if self.writer.load().as_ref().is_none_or(|writer| writer.is_closed()) {
+                return Err(declined(Declined::Stopped));
+            }
+            if let Ok(gone) = tokio::time::timeout(WRITER_ASKED_EVERY, changes.changed()).await {
+                gone.map_err(|_| declined(Declined::Stopped))?;
+            }
         }
     }
 }

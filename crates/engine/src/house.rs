@@ -16,7 +16,7 @@ use cloakroom_crypto::seal::Context;
 use cloakroom_keytree::Tree;
 use cloakroom_store::{AccessLog, Log, Records};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use crate::EngineError;
 use crate::codec;
@@ -29,6 +29,9 @@ use crate::state::{InForce, State};
 /// for the same subject came first, so some request always gets on.
 pub(crate) const TRIES: usize = 64;
 
+/// Values whose keys may be in locked memory before they are in the tree: 1 MiB of keys.
+pub(crate) const VALUES_IN_FLIGHT: usize = 32_768;
+
 pub(crate) struct House {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) projections: Arc<dyn Records>,
@@ -38,6 +41,8 @@ pub(crate) struct House {
     pub(crate) clock: Arc<dyn Clock>,
     /// Gone once the vault stops.
     pub(crate) writer: ArcSwapOption<mpsc::Sender<Proposal>>,
+    /// Values that may be on their way in at once: their keys lie in locked memory.
+    pub(crate) room: Semaphore,
     pub(crate) admins: Vec<String>,
     pub(crate) kafka_bootstrap: String,
     pub(crate) root_holder: &'static str,
@@ -185,8 +190,7 @@ impl House {
         }
     }
 
-    /// Opens a value's newest version. A fence is looked at before and, since one may have come while the key
-    /// was in hand, after. A version that a rectification ended lives on in the next.
+    /// Opens a value's newest version. A version that a rectification ended lives on in the next.
     pub(crate) async fn open(&self, value: EventNumber, stored: &ValueStored) -> Result<Plaintext, Refusal> {
         let mut version = self.version(value, stored).await.map_err(|error| error.for_item())?;
         loop {
@@ -208,17 +212,28 @@ impl House {
         stored: &ValueStored,
         version: &Version,
     ) -> Result<Option<Plaintext>, Refusal> {
-        if self.state.is_fenced(version.slot) {
-            return Ok(None);
-        }
         let context = context(stored, version);
-        let opened =
-            self.tree.with_key(version.slot, |key| key.for_job().open(&version.sealed, &context)).await;
-        match opened {
-            Ok(Some(Ok(text))) => Ok((!self.state.is_fenced(version.slot)).then_some(text)),
-            Ok(Some(Err(_))) => Err(Refusal::new(Code::KeyUnavailable, "the record does not open")),
-            Ok(None) => Ok(None),
-            Err(fault) => Err(EngineError::from(fault).for_item()),
+        loop {
+            let epoch = self.tree.epoch();
+            if self.state.is_fenced(version.slot) {
+                return Ok(None);
+            }
+            let opened =
+                self.tree.with_key(version.slot, |key| key.for_job().open(&version.sealed, &context)).await;
+            // A fence may have come while the key was in hand. It may even have been closed and taken away
+            // again: not without a batch, after which the slot tells by itself.
+            if self.state.is_fenced(version.slot) {
+                return Ok(None);
+            }
+            if self.tree.epoch() != epoch {
+                continue;
+            }
+            return match opened {
+                Ok(Some(Ok(text))) => Ok(Some(text)),
+                Ok(Some(Err(_))) => Err(Refusal::new(Code::KeyUnavailable, "the record does not open")),
+                Ok(None) => Ok(None),
+                Err(fault) => Err(EngineError::from(fault).for_item()),
+            };
         }
     }
 
@@ -245,6 +260,12 @@ impl House {
         self.send(Proposal { guards, drafts, urgent: true, written, closed: Some(closed) }).await?;
         let numbers = answer.await.unwrap_or(Err(Declined::Stopped))?;
         Ok((numbers, closing))
+    }
+
+    /// Room in locked memory for the keys of `values` new values, held until it is dropped.
+    pub(crate) async fn room_for(&self, values: usize) -> Result<SemaphorePermit<'_>, Declined> {
+        let values = u32::try_from(values.min(VALUES_IN_FLIGHT)).unwrap_or(u32::MAX);
+        self.room.acquire_many(values).await.map_err(|_| Declined::Stopped)
     }
 
     async fn send(&self, proposal: Proposal) -> Result<(), Declined> {

@@ -1,6 +1,7 @@
 //! A start, in the order of erasure.md: own, look, find the end, check, mark, one batch, close the fences.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +18,10 @@ use cloakroom_keytree::{Fault, FileHolder, GateReason, LogView, RootHolder, Tree
 use cloakroom_store::embedded::{
     AccessLogOptions, EmbeddedAccessLog, EmbeddedLog, EmbeddedRecords, Folder, LogOptions,
 };
-use cloakroom_store::{AccessLog, Frame, Hashes, Log, LogEnd, Records};
-use tokio::sync::{mpsc, watch};
+use cloakroom_store::{AccessLog, Frame, Hashes, Log, LogEnd, Records, StoreError};
+use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::house::{House, read_erasure};
+use crate::house::{House, VALUES_IN_FLIGHT, read_erasure};
 use crate::proposal::{BLANK, Draft, NewKey};
 use crate::state::{DayKey, NEEDED_KEYS, Seed, State};
 use crate::tokens::Ids;
@@ -39,6 +40,33 @@ pub enum Opened {
     /// The gate is closed: nothing was changed, and the reason says what is missing.
     Gated(GateReason),
 }
+
+/// Layers that a test puts over what a vault stands on, each before its first use.
+#[doc(hidden)]
+pub trait Layers: Send {
+    /// Over the log.
+    fn log(&mut self, log: Arc<EmbeddedLog>) -> Arc<dyn Log> {
+        log
+    }
+
+    /// Over the key tree's records.
+    fn keys(&mut self, keys: Arc<dyn Records>) -> Arc<dyn Records> {
+        keys
+    }
+
+    /// Over the projections.
+    fn projections(&mut self, projections: Arc<dyn Records>) -> Arc<dyn Records> {
+        projections
+    }
+
+    /// Over the root holder.
+    fn holder(&mut self, holder: Arc<dyn RootHolder>) -> Arc<dyn RootHolder> {
+        holder
+    }
+}
+
+/// None.
+impl Layers for () {}
 
 /// The stores of one vault.
 struct Stores {
@@ -60,14 +88,18 @@ struct Survey {
 }
 
 /// Opens the stores and starts, or finds the gate closed.
-pub(crate) async fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Opened, EngineError> {
+pub(crate) async fn open(
+    options: Options,
+    clock: Arc<dyn Clock>,
+    layers: &mut dyn Layers,
+) -> Result<Opened, EngineError> {
     arena::reserve(options.cache_bytes.saturating_add(WORKING_BYTES), options.allow_unlocked)?;
-    let stores = stores(&options)?;
+    let stores = stores(&options, layers)?;
     let tree_options = TreeOptions { cache_bytes: options.cache_bytes };
     let mut found = Found::look(Arc::clone(&stores.keys), Arc::clone(&stores.holder), tree_options).await?;
     let end = match stores.log.find_end(found.log().map_or(0, |log| log.number)).await {
         Ok(end) => end,
-        Err(damaged @ cloakroom_store::StoreError::Damaged { .. }) => {
+        Err(damaged @ StoreError::Damaged { .. }) => {
             match (found.log(), stores.log.find_end(0).await) {
                 // The log ends too early but is whole: it was rolled back, which the checks say better.
                 (Some(lacking), Ok(end)) if end.newest.is_none_or(|(at, _)| at.number < lacking.number) => {
@@ -102,7 +134,7 @@ pub(crate) async fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Open
     serve(options, clock, stores, found, start, tail).await.map(Opened::Ready)
 }
 
-fn stores(options: &Options) -> Result<Stores, EngineError> {
+fn stores(options: &Options, layers: &mut dyn Layers) -> Result<Stores, EngineError> {
     let data = Folder::claim(&options.data, FORMAT)?;
     let keys = Folder::claim(&options.keys, FORMAT)?;
     for warning in data.warnings().iter().chain(keys.warnings()) {
@@ -110,19 +142,31 @@ fn stores(options: &Options) -> Result<Stores, EngineError> {
     }
     let hashes = Hashes { frame: hash::frame, leaf: hash::leaf };
     let log_options = LogOptions { reserve_bytes: options.reserve_bytes, ..LogOptions::default() };
-    let sub = |folder: &Path, name: &str| folder.join(name);
+    let access_folder = options.data.join("access");
+    let access = EmbeddedAccessLog::open(&access_folder, hash::sha256, AccessLogOptions::default())?;
+    let log = EmbeddedLog::open(&options.data.join("log"), hashes, log_options)?;
+    let holder = FileHolder::open(&options.roots).map_err(Fault::from)?;
     Ok(Stores {
-        keys: Arc::new(EmbeddedRecords::open(&sub(&options.keys, "tree"))?),
-        projections: Arc::new(EmbeddedRecords::open(&sub(&options.data, "projections"))?),
-        log: Arc::new(EmbeddedLog::open(&sub(&options.data, "log"), hashes, log_options)?),
-        access: Arc::new(EmbeddedAccessLog::open(
-            &sub(&options.data, "access"),
-            hash::sha256,
-            AccessLogOptions::default(),
-        )?),
-        holder: Arc::new(FileHolder::open(&options.roots).map_err(Fault::from)?),
+        keys: layers.keys(Arc::new(EmbeddedRecords::open(&options.keys.join("tree"))?)),
+        projections: layers.projections(Arc::new(projections(&options.data.join("projections"))?)),
+        log: layers.log(Arc::new(log)),
+        access: Arc::new(access),
+        holder: layers.holder(Arc::new(holder)),
         folders: vec![data, keys],
     })
+}
+
+/// Projections that cannot be read at all are begun again: the log holds what they say.
+fn projections(folder: &Path) -> Result<EmbeddedRecords, EngineError> {
+    match EmbeddedRecords::open(folder) {
+        Err(StoreError::Damaged { .. }) => {
+            tracing::warn!("projections that do not read are removed and rebuilt from the log");
+            std::fs::remove_dir_all(folder)
+                .map_err(|source| StoreError::Io { what: "removing damaged projections", source })?;
+            Ok(EmbeddedRecords::open(folder)?)
+        }
+        opened => Ok(opened?),
+    }
 }
 
 /// Reads what the checks need, from projections as far as they go and from the frames behind them.
@@ -130,10 +174,10 @@ async fn survey(stores: &Stores, end: &LogEnd) -> Result<Survey, EngineError> {
     let applied = projection::read_number(&*stores.projections, projection::APPLIED).await;
     let kept = projection::log_starts(&*stores.projections).await;
     let (mut survey, mut at) = match (applied, kept) {
-        (Ok(applied), Ok(starts)) if applied.unwrap_or(0) <= end.events => {
+        (Err(error @ EngineError::Store(_)), _) => return Err(error),
+        (Ok(applied), Ok(starts)) if follows(&*stores.log, end, applied, &starts).await? => {
             (Survey { starts, ..Survey::default() }, applied.unwrap_or(0).saturating_add(1))
         }
-        (Err(error @ EngineError::Store(_)), _) => return Err(error),
         _ => (Survey { rebuild: true, ..Survey::default() }, 1),
     };
     while at <= end.events {
@@ -150,6 +194,23 @@ async fn survey(stores: &Stores, end: &LogEnd) -> Result<Survey, EngineError> {
         survey.tree = Some(first.tree);
     }
     Ok(survey)
+}
+
+/// Whether projections that stand at `applied` are this log's: it has that event, at the end of a frame that
+/// their newest start wrote. They may have been brought from elsewhere, or the log.
+async fn follows(
+    log: &dyn Log,
+    end: &LogEnd,
+    applied: Option<u64>,
+    starts: &[(StartId, u64)],
+) -> Result<bool, EngineError> {
+    let Some(applied) = applied else { return Ok(starts.is_empty()) };
+    if applied > end.events {
+        return Ok(false);
+    }
+    let Some((frame, _)) = log.frame_of(EventNumber(applied)).await? else { return Ok(false) };
+    let last = frame.first_event.0.saturating_add(frame.events.len() as u64).saturating_sub(1);
+    Ok(last == applied && starts.last().is_some_and(|(start, _)| *start == frame.at.start))
 }
 
 /// Appends `Started`, durable: from here on no other branch's log fits these keys.
@@ -274,6 +335,7 @@ fn start_tasks(
         state,
         clock,
         writer: arc_swap::ArcSwapOption::from_pointee(queue),
+        room: Semaphore::new(VALUES_IN_FLIGHT),
         admins: options.admins.clone(),
         kafka_bootstrap: match (&broker, &bus) {
             (Some(broker), _) => broker.address().to_owned(),
@@ -291,12 +353,16 @@ fn start_tasks(
     let thread = std::thread::Builder::new()
         .name("writer".to_owned())
         .spawn(move || {
-            if let Err(error) = runtime.block_on(writer.run(proposals)) {
-                tracing::error!(error = error.chain(), "the writer stops: nothing is known about the disk");
-                failed.send_replace(Some(error.chain()));
-            }
+            let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(writer.run(proposals))));
+            let reason = match ended {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.chain(),
+                Err(_) => "the writer panicked".to_owned(),
+            };
+            tracing::error!(reason, "the writer stops: nothing is known about the disk");
+            failed.send_replace(Some(reason));
         })
-        .map_err(|source| cloakroom_store::StoreError::Io { what: "starting the writer", source })?;
+        .map_err(|source| StoreError::Io { what: "starting the writer", source })?;
     let mut tasks = vec![
         tokio::spawn(sync_access(Arc::clone(&house.access), options.access_sync_ms, stopped.clone())),
         tokio::spawn(collect::sweep(Arc::clone(&house), stopped.clone())),
@@ -424,6 +490,7 @@ fn stand_in() -> Seed {
         signing: Arc::new(SigningKey::from_seed(seed.borrow())),
         verifying: vec![],
         day_keys: vec![],
+        newest_day_key: EventNumber(0),
         rectified: HashMap::new(),
         open: BTreeMap::new(),
         events: 0,
@@ -434,6 +501,7 @@ fn stand_in() -> Seed {
 async fn seed(stores: &Stores, tree: &Tree, keys: SystemKeys, events: u64) -> Result<Seed, EngineError> {
     let (log, projections) = (&*stores.log, &*stores.projections);
     let (mut ids, mut signing, mut verifying, mut day_keys) = (None, None, vec![], vec![]);
+    let mut newest_day_key = EventNumber(0);
     for (number, _, made) in &keys {
         match made.kind {
             SystemKeyKind::Address => {
@@ -443,7 +511,10 @@ async fn seed(stores: &Stores, tree: &Tree, keys: SystemKeys, events: u64) -> Re
                 signing = tree.with_key(made.slot, |key| SigningKey::from_seed(key.for_job())).await?;
                 verifying.extend(VerifyingKey::from_bytes(&made.verifying_key).ok());
             }
-            SystemKeyKind::Idempotency => day_keys.extend(read_day_key(log, tree, *number).await?),
+            SystemKeyKind::Idempotency => {
+                day_keys.extend(read_day_key(log, tree, *number).await?);
+                newest_day_key = newest_day_key.max(*number);
+            }
         }
     }
     let mut rectified = HashMap::new();
@@ -460,6 +531,7 @@ async fn seed(stores: &Stores, tree: &Tree, keys: SystemKeys, events: u64) -> Re
         signing: Arc::new(signing.ok_or(EngineError::SystemKey)?),
         verifying,
         day_keys,
+        newest_day_key,
         rectified,
         open,
         events,

@@ -177,17 +177,24 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<u64, EngineError> {
     bytes.try_into().map(u64::from_be_bytes).map_err(|_| EngineError::Projection)
 }
 
-/// Removes every record: what stands ahead of its log, or does not read, is rebuilt.
+/// Removes every record: what does not go with its log, or does not read, is rebuilt. Until all are gone they
+/// stand ahead of every log, so that a start after a crash in between does not believe what is left.
 pub(crate) async fn clear(records: &dyn Records) -> Result<(), EngineError> {
+    let mut ahead = Batch::default();
+    ahead.put(APPLIED, number(u64::MAX));
+    records.apply(ahead).await?;
+    let mut after: Option<Bytes> = None;
     loop {
-        let found = records.scan(&[], None, 10_000).await?;
-        if found.is_empty() {
-            return Ok(records.sync().await?);
-        }
+        let found = records.scan(&[], after.as_deref(), 10_000).await?;
+        let Some((last, _)) = found.last() else { break };
+        after = Some(last.clone());
         let mut batch = Batch::default();
-        for (key, _) in found {
+        for (key, _) in found.iter().filter(|(key, _)| key != APPLIED) {
             batch.remove(key.to_vec());
         }
         records.apply(batch).await?;
     }
+    let mut done = Batch::default();
+    done.remove(APPLIED);
+    Ok(records.commit(done).await?)
 }

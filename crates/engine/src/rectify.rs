@@ -68,6 +68,8 @@ impl House {
         if card::is_card_number(known.field_type, text) {
             return Err(Refusal::new(Code::Invalid, "value: card-number"));
         }
+        let unable = |reason| Refusal::new(Code::KeyUnavailable, declined(reason).to_string());
+        let _room = self.room_for(1).await.map_err(unable)?;
         for _ in 0..TRIES {
             let subject = self.subject(stored.subject).await.map_err(|error| error.for_item())?;
             if self.open(resolved.number, stored).await?.same_as(value) {
@@ -87,10 +89,10 @@ impl House {
                     return Ok(Step::Fenced(next, closed));
                 }
                 Err(Declined::Stale) => {}
-                Err(reason) => return Err(Refusal::new(Code::KeyUnavailable, declined(reason).to_string())),
+                Err(reason) => return Err(unable(reason)),
             }
         }
-        Err(Refusal::new(Code::KeyUnavailable, declined(Declined::Stale).to_string()))
+        Err(unable(Declined::Stale))
     }
 }
 

@@ -98,6 +98,13 @@ enum Done {
     Refused(Refusal),
 }
 
+impl Done {
+    /// A refusal that may be gone at the next try: remembered, it would be the answer for a day.
+    fn is_passing(&self) -> bool {
+        matches!(self, Done::Refused(refusal) if refusal.code == Code::KeyUnavailable)
+    }
+}
+
 /// A plan to be committed.
 struct Plan {
     guards: Vec<Guard>,
@@ -138,7 +145,13 @@ impl House {
                 Some(Known::New(memo)) => Some(memo),
                 None => None,
             };
+            let _room = self.room_for(request.items.len()).await.map_err(declined)?;
             let plan = work.plan(&checked).await?;
+            if memo.is_some() && plan.done.iter().any(Done::is_passing) {
+                return Err(CallRefusal::Unavailable(
+                    "a record cannot be read now; nothing was stored, try again".to_owned(),
+                ));
+            }
             match work.commit(plan, memo.as_ref()).await {
                 Ok(answers) => return Ok(answers),
                 Err(Declined::Stale) => {}
