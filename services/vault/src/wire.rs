@@ -23,7 +23,6 @@ pub(crate) type Answers<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send
 ///
 /// # Errors
 /// UNAUTHENTICATED; the listener has refused such calls already.
-#[expect(clippy::result_large_err, reason = "a status is what every handler returns")]
 pub(crate) fn caller<M>(request: &Request<M>) -> Result<Principal, Status> {
     let principal = request.extensions().get::<Principal>().cloned();
     principal.ok_or_else(|| Status::unauthenticated("the certificate has no SPIFFE URI"))
@@ -47,7 +46,6 @@ fn trace_id(traceparent: &str) -> Option<[u8; 16]> {
 ///
 /// # Errors
 /// RESOURCE_EXHAUSTED: the caller halves its batch, or streams.
-#[expect(clippy::result_large_err, reason = "a status is what every handler returns")]
 pub(crate) fn bounded<M: prost::Message>(message: M) -> Result<tonic::Response<M>, Status> {
     within(&message)?;
     Ok(tonic::Response::new(message))
@@ -57,7 +55,6 @@ pub(crate) fn bounded<M: prost::Message>(message: M) -> Result<tonic::Response<M
 ///
 /// # Errors
 /// As [`bounded`].
-#[expect(clippy::result_large_err, reason = "a status is what every handler returns")]
 pub(crate) fn within<M: prost::Message>(message: &M) -> Result<(), Status> {
     match message.encoded_len() {
         0..=MESSAGE_BYTES_MAX => Ok(()),

@@ -32,7 +32,6 @@ impl AdminApi {
         Self { house, shutdown }
     }
 
-    #[expect(clippy::result_large_err, reason = "a status is what every handler returns")]
     fn engine(&self) -> Result<&engine::Engine, Status> {
         self.house.engine().map_err(status)
     }

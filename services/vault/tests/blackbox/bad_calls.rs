@@ -3,7 +3,7 @@
 use cloakroom_proto::vault::v1::{
     DetokenizeItem, DetokenizeRequest, ErrorCode, ReadMode, TokenizeItem, TokenizeRequest,
 };
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Request, Status};
 
 use crate::setting::{Setting, item, made, purchase, reading, refused, shown};
@@ -102,11 +102,13 @@ async fn an_unknown_purpose_is_denied_and_an_unknown_mode_shows_nothing() {
     let house = Setting::new().await;
     let (token, _) = house.person("a@example.com").await;
     let mut reader = house.vault("mail").await;
-    for purpose in ["", "curiosity", "newsletter"] {
+    for purpose in ["curiosity", "newsletter", "ticket_delivery "] {
         let request = reading(purpose, ReadMode::Plain, &[&token]);
         let read = reader.detokenize(request).await.unwrap().into_inner().items;
         assert_eq!(shown(&read[0]), Err(ErrorCode::Denied), "{purpose}");
     }
+    let none = reader.detokenize(reading("", ReadMode::Plain, &[&token])).await.unwrap_err();
+    assert_eq!(none.code(), Code::InvalidArgument, "a purpose has to be stated");
     let request = DetokenizeRequest { mode: 7, ..reading("ticket_delivery", ReadMode::Plain, &[&token]) };
     assert_eq!(reader.detokenize(request).await.unwrap_err().code(), Code::InvalidArgument);
 }
@@ -133,7 +135,7 @@ async fn a_message_of_4_mib_is_taken_and_one_byte_more_is_exhausted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_larger_than_4_mib_is_exhausted_before_anything_is_read() {
+async fn an_answer_larger_than_4_mib_is_exhausted() {
     let house = Setting::new().await;
     let value = "x".repeat(64 * 1024);
     let token = made(&house.tokenize(vec![item("1", "p", "full_name", &value)]).await[0]).0;
@@ -142,6 +144,19 @@ async fn an_answer_larger_than_4_mib_is_exhausted_before_anything_is_read() {
     assert_eq!(status.code(), Code::ResourceExhausted);
     let read = house.read(&[token.as_str(); 60]).await;
     assert_eq!(shown(&read[59]).unwrap().len(), value.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_requests_are_taken_and_one_that_unpacks_to_too_much_is_exhausted() {
+    let house = Setting::new().await;
+    for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
+        let mut shop = house.vault("orders").await.send_compressed(encoding);
+        let request = purchase(vec![item("1", "p", "full_name", "Ann")]);
+        made(&shop.tokenize(request).await.unwrap().into_inner().items[0]);
+        let bomb = purchase(vec![item("1", "p", "full_name", vec![b'x'; 6 << 20])]);
+        let status = shop.tokenize(bomb).await.unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{encoding:?}: {}", status.message());
+    }
 }
 
 /// Sends bytes as they are.

@@ -250,12 +250,12 @@ async fn a_downstream_registers_and_replays_the_ledger_and_nobody_else_does() {
 async fn a_register_that_would_strand_stored_data_is_refused_and_changes_nothing() {
     let house = Setting::new().await;
     let (token, _) = house.person("a@example.com").await;
+    made(&house.tokenize(vec![item("1", "p", "ip_address", "192.0.2.7")]).await[0]);
     let mut admin = house.admin("admin").await;
     let apply = |toml: String, dry_run| ApplyRegisterRequest { toml, dry_run };
-    let without_email =
-        shipped(SEE).replace("\"email\", \"full_name\", \"phone\"", "\"full_name\", \"phone\"");
+    let stranding = shipped(SEE).replace(", \"ip_address\"]", "]");
     for dry_run in [true, false] {
-        let status = admin.apply_register(apply(without_email.clone(), dry_run)).await.unwrap_err();
+        let status = admin.apply_register(apply(stranding.clone(), dry_run)).await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition);
     }
     for broken in ["", "controller = ", "planted = 'value'"] {

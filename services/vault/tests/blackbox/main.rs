@@ -18,6 +18,7 @@ mod erasures;
 mod http;
 mod idempotency;
 mod main_path;
+mod process;
 mod python;
 mod setting;
 mod streams;

@@ -124,8 +124,7 @@ impl Setting {
 
     pub(crate) fn config(&self) -> Config {
         let anywhere = "127.0.0.1:0".parse().unwrap();
-        let mut config = Config::default();
-        config.listen = anywhere;
+        let mut config = Config { listen: anywhere, ..Config::default() };
         config.admin.listen = anywhere;
         config.health.listen = anywhere;
         config.health.gauges_ms = 20;
