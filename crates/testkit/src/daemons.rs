@@ -29,7 +29,7 @@ pub fn program(name: &str) -> PathBuf {
 #[derive(Debug)]
 pub struct Daemon {
     name: String,
-    program: PathBuf,
+    program: Option<PathBuf>,
     arguments: Vec<OsString>,
     output: PathBuf,
     child: Option<Child>,
@@ -37,25 +37,23 @@ pub struct Daemon {
 
 impl Daemon {
     /// `name` of this workspace, with these arguments; its output goes to `output`. Not started yet.
-    ///
-    /// # Panics
-    /// As [`program`].
     pub fn new(name: &str, arguments: impl IntoIterator<Item = impl Into<OsString>>, output: PathBuf) -> Self {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Self { name: name.to_owned(), program: program(name), arguments, output, child: None }
+        Self { name: name.to_owned(), program: None, arguments, output, child: None }
     }
 
     /// Starts it. The child ends with the thread that calls this: call it from the test's own.
     ///
     /// # Panics
-    /// If it runs already or cannot be started.
+    /// If it runs already or cannot be started; as [`program`].
     pub fn start(&mut self) {
         assert!(self.ended().is_none_or(|ended| ended.is_some()), "{} runs already", self.name);
         let output: File =
             OpenOptions::new().create(true).append(true).open(&self.output).expect("the output's file");
+        let program = self.program.get_or_insert_with(|| program(&self.name));
         // util-linux's, which sets what no safe call can before it becomes the program.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program).args(&self.arguments);
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(&self.arguments);
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("CLOAKROOM_") {
                 command.env_remove(variable);
@@ -88,23 +86,23 @@ impl Daemon {
         }
     }
 
-    /// Asks it to end, and waits for that.
+    /// Asks it to end, and waits for that; meanwhile the test's own connections to it can be closed.
     ///
     /// # Panics
     /// If it does not run, or does not end in time.
-    pub fn stop(&mut self) -> ExitStatus {
+    pub async fn stop(&mut self) -> ExitStatus {
         let id = self.process_id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         kill_process(id.expect("it runs"), Signal::TERM).expect("a child of ours");
-        self.wait(Duration::from_secs(60))
+        self.wait(Duration::from_secs(60)).await
     }
 
     /// Waits until it ends by itself.
     ///
     /// # Panics
     /// If it does not within `deadline`, or was not started.
-    pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
-        let name = self.name.clone();
-        let status = wait::until_blocking(deadline, &format!("{name}'s end"), || self.ended().expect("started"));
+    pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        let what = format!("{}'s end", self.name);
+        let status = wait::until(deadline, &what, async || self.ended().expect("started")).await;
         self.child = None;
         status
     }
@@ -148,15 +146,15 @@ mod tests {
     fn shell(script: &str, folder: &Path) -> Daemon {
         Daemon {
             name: "sh".to_owned(),
-            program: "/bin/sh".into(),
+            program: Some("/bin/sh".into()),
             arguments: vec!["-c".into(), script.into()],
             output: folder.join("output"),
             child: None,
         }
     }
 
-    #[test]
-    fn is_killed_and_starts_again() {
+    #[tokio::test]
+    async fn is_killed_and_starts_again() {
         let folder = tempfile::tempdir().unwrap();
         let mut daemon = shell("echo begun; exec sleep 100", folder.path());
         daemon.start();
@@ -166,16 +164,16 @@ mod tests {
         assert!(!daemon.is_running());
         daemon.start();
         let id = daemon.process_id().unwrap();
-        assert!(!daemon.stop().success());
+        assert!(!daemon.stop().await.success());
         assert_eq!(resident_bytes(id), None);
     }
 
-    #[test]
-    fn ends_by_itself_with_its_code() {
+    #[tokio::test]
+    async fn ends_by_itself_with_its_code() {
         let folder = tempfile::tempdir().unwrap();
         let mut daemon = shell("exit 7", folder.path());
         daemon.start();
-        assert_eq!(daemon.wait(Duration::from_secs(10)).code(), Some(7));
+        assert_eq!(daemon.wait(Duration::from_secs(10)).await.code(), Some(7));
     }
 
     #[test]

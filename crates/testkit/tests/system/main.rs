@@ -1,0 +1,12 @@
+//! The whole system, as it runs: `cloakroomd`, mail, affiliate and the command line as processes of their own,
+//! against a real Apache Kafka, called as their clients call them. What each test promises is its name.
+//!
+//! - `house`: a set of daemons in a folder of its own
+//! - `load`: people who are checked in, mailed, attributed and forgotten, and what must be true of them afterwards
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+
+mod house;
+mod kills;
+mod load;
+mod rollback;
