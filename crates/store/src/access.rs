@@ -5,6 +5,9 @@ use crate::{Answer, StoreError};
 /// An append-only log of encoded entries.
 pub trait AccessLog: Send + Sync {
     /// Hands an entry to the system: it survives a kill of this process when the call returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] before anything is written; any other is fatal.
     fn append(&self, entry: &[u8]) -> Answer<'_, Result<(), StoreError>>;
 
     /// Makes all entries durable; called every `access.sync_ms`.

@@ -71,7 +71,7 @@ impl Place<dyn Records> for Folder {
 
 impl Place<dyn AccessLog> for Folder {
     fn open(&self) -> Answer<'_, Result<Arc<dyn AccessLog>, StoreError>> {
-        let options = AccessLogOptions { file_bytes: self.file_bytes };
+        let options = AccessLogOptions { file_bytes: self.file_bytes, reserve_bytes: 0 };
         Answer::now(
             EmbeddedAccessLog::open(self.folder.path(), HASHES.leaf, options)
                 .map(|log| Arc::new(log) as Arc<dyn AccessLog>),

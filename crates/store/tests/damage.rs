@@ -319,6 +319,24 @@ async fn a_last_segment_that_never_got_its_header_or_a_frame_is_no_damage() {
 }
 
 #[tokio::test]
+async fn where_the_last_segment_has_no_header_a_frame_may_still_fit_into_the_one_before() {
+    let (folder, mut chain) = many_segments(9).await;
+    let last = files(folder.path(), "log").pop().unwrap();
+    let first_event: u64 = last.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    fs::write(&last, []).unwrap();
+    let frames_before = (first_event - 1) / 2;
+    let log = open(folder.path(), 64 << 20);
+    let end = log.find_end(frames_before).await.unwrap();
+    log.cut().await.unwrap();
+    chain = chain.rewound_to(&end);
+    chain.append(&log, frames_before, ["a start's"]).await;
+    log.sync().await.unwrap();
+    drop(log);
+    assert!(!last.exists());
+    assert_eq!(find_end(folder.path(), chain.newest()).await.unwrap(), chain.end());
+}
+
+#[tokio::test]
 async fn a_newer_format_is_refused_in_words() {
     let written = Written::new(&[0]).await;
     let mut bytes = written.bytes.clone();

@@ -95,7 +95,8 @@ async fn a_database_of_another_layout_is_refused_in_words() {
 }
 
 fn access(folder: &Path) -> EmbeddedAccessLog {
-    EmbeddedAccessLog::open(folder, HASHES.leaf, AccessLogOptions { file_bytes: 100 }).unwrap()
+    let options = AccessLogOptions { file_bytes: 100, ..AccessLogOptions::default() };
+    EmbeddedAccessLog::open(folder, HASHES.leaf, options).unwrap()
 }
 
 fn access_files(folder: &Path, extension: &str) -> Vec<PathBuf> {
@@ -127,6 +128,47 @@ async fn a_torn_access_entry_is_cut_off_at_any_byte() {
         log.append(b"third").await.unwrap();
         assert_eq!(log.read(kept as u64, 9).await.unwrap(), [b"third"]);
     }
+}
+
+#[tokio::test]
+async fn an_access_file_that_never_got_its_header_leaves_the_one_before_to_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = access(folder.path());
+    for number in 0..4_u8 {
+        log.append(&[number; 30]).await.unwrap();
+    }
+    drop(log);
+    let last = access_files(folder.path(), "access").pop().unwrap();
+    for bytes in [0, 1, 23, 24] {
+        fs::write(&last, vec![0; bytes]).unwrap();
+        let larger = AccessLogOptions { file_bytes: 1_000, ..AccessLogOptions::default() };
+        let log = EmbeddedAccessLog::open(folder.path(), HASHES.leaf, larger).unwrap();
+        assert!(!last.exists());
+        let held = log.read(0, 9).await.unwrap().len();
+        log.append(b"goes on").await.unwrap();
+        assert_eq!(log.read(held as u64, 9).await.unwrap(), [b"goes on"], "{bytes} bytes");
+        log.sync().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn reads_leave_the_reserve_of_erasures_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |reserve_bytes| {
+        let options = AccessLogOptions { reserve_bytes, ..AccessLogOptions::default() };
+        EmbeddedAccessLog::open(folder.path(), HASHES.leaf, options).unwrap()
+    };
+    let log = open(u64::MAX);
+    for _ in 0..2 {
+        let refused = log.append(b"no room").await;
+        assert!(matches!(refused, Err(StoreError::Full { reserved_bytes: u64::MAX, .. })), "{refused:?}");
+    }
+    // Refused before anything was written, and nothing is broken.
+    log.sync().await.unwrap();
+    drop(log);
+    let log = open(0);
+    log.append(b"room").await.unwrap();
+    assert_eq!(log.read(0, 9).await.unwrap(), [b"room"]);
 }
 
 #[tokio::test]

@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use arc_swap::ArcSwap;
 use bytes::{Buf, BufMut};
 
-use super::folder::{file_name, io_error, make_folder, numbered_files, settle, sync_folder};
+use super::folder::{
+    Room, file_name, io_error, make_folder, numbered_files, settle, sync_folder, write_file,
+};
 use super::framing;
 use super::log::{lock, misuse};
 use crate::{AccessLog, Answer, StoreError};
@@ -35,12 +37,15 @@ const MARK_EVERY: u64 = 64;
 pub struct AccessLogOptions {
     /// A file that would grow beyond this gets a successor.
     pub file_bytes: u64,
+    /// What must stay free on the disk; entries are refused before they would use it.
+    pub reserve_bytes: u64,
 }
 
 impl Default for AccessLogOptions {
-    /// 16 MiB: a file is hashed in one piece of memory.
+    /// Files of 16 MiB: one is hashed in one piece of memory. A reserve of half the log's: reads go on for a
+    /// while after writes have ended, and leave erasures room all the same.
     fn default() -> Self {
-        AccessLogOptions { file_bytes: 16 << 20 }
+        AccessLogOptions { file_bytes: 16 << 20, reserve_bytes: 128 << 20 }
     }
 }
 
@@ -51,10 +56,16 @@ pub struct EmbeddedAccessLog {
     options: AccessLogOptions,
     /// In order, the newest last; never empty.
     parts: ArcSwap<Vec<Arc<Part>>>,
-    writing: Mutex<Arc<Part>>,
+    writing: Mutex<Writing>,
     /// Full ones that have no hash yet. Held through a sync, taken after `writing`.
     unhashed: Mutex<Vec<Arc<Part>>>,
     broken: AtomicBool,
+}
+
+/// Where entries go.
+struct Writing {
+    part: Arc<Part>,
+    room: Room,
 }
 
 /// One file.
@@ -93,7 +104,7 @@ impl EmbeddedAccessLog {
         let files = numbered_files(folder, EXTENSION)?;
         let last = files.len().saturating_sub(1);
         for (index, (first_entry, path)) in files.into_iter().enumerate() {
-            parts.extend(Part::open(first_entry, path, index == last)?);
+            parts.extend(Part::open(first_entry, path, index, last)?);
         }
         let newest = match parts.pop() {
             Some(newest) => newest,
@@ -109,7 +120,7 @@ impl EmbeddedAccessLog {
             hash,
             options,
             parts: ArcSwap::from_pointee(parts),
-            writing: Mutex::new(newest),
+            writing: Mutex::new(Writing { part: newest, room: Room::default() }),
             unhashed: Mutex::new(unhashed),
             broken: AtomicBool::new(false),
         })
@@ -127,36 +138,40 @@ impl EmbeddedAccessLog {
         block.extend_from_slice(entry);
         let mut writing = lock(&self.writing);
         let block_bytes = block.len() as u64;
-        self.room_for(&mut writing, block_bytes)
-            .and_then(|()| {
-                let mut places = writing.places()?.write().unwrap_or_else(PoisonError::into_inner);
-                writing.file.write_all_at(&block, places.end).map_err(io_error("writing the access log"))?;
-                places.add(block_bytes);
-                Ok(())
-            })
-            .inspect_err(|_| self.broken.store(true, Ordering::SeqCst))
+        writing.room.need(&self.folder, block_bytes, self.options.reserve_bytes)?;
+        self.write(&mut writing, &block).inspect_err(|_| self.broken.store(true, Ordering::SeqCst))
+    }
+
+    fn write(&self, writing: &mut Writing, block: &[u8]) -> Result<(), StoreError> {
+        let block_bytes = block.len() as u64;
+        self.part_for(&mut writing.part, block_bytes)?;
+        let mut places = writing.part.places()?.write().unwrap_or_else(PoisonError::into_inner);
+        writing.part.file.write_all_at(block, places.end).map_err(io_error("writing the access log"))?;
+        places.add(block_bytes);
+        writing.room.used(block_bytes);
+        Ok(())
     }
 
     /// Makes a new file if the newest is full.
-    fn room_for(&self, writing: &mut Arc<Part>, block_bytes: u64) -> Result<(), StoreError> {
-        let Places { entries, end, .. } = writing.snapshot()?;
+    fn part_for(&self, newest: &mut Arc<Part>, block_bytes: u64) -> Result<(), StoreError> {
+        let Places { entries, end, .. } = newest.snapshot()?;
         if entries == 0 || end + block_bytes <= self.options.file_bytes {
             return Ok(());
         }
         let mut unhashed = lock(&self.unhashed);
         self.sound()?;
-        sync_data(&writing.file)?;
-        let next = Arc::new(Part::create(&self.folder, writing.first_entry + entries)?);
-        unhashed.push(Arc::clone(writing));
+        sync_data(&newest.file)?;
+        let next = Arc::new(Part::create(&self.folder, newest.first_entry + entries)?);
+        unhashed.push(Arc::clone(newest));
         let mut parts = Vec::clone(&self.parts.load());
         parts.push(Arc::clone(&next));
         self.parts.store(Arc::new(parts));
-        *writing = next;
+        *newest = next;
         Ok(())
     }
 
     fn sync_now(&self) -> Result<(), StoreError> {
-        let newest = Arc::clone(&lock(&self.writing));
+        let newest = Arc::clone(&lock(&self.writing).part);
         let mut unhashed = lock(&self.unhashed);
         self.sound()?;
         sync_data(&newest.file).inspect_err(|_| self.broken.store(true, Ordering::SeqCst))?;
@@ -238,17 +253,20 @@ impl Part {
         Ok(Part { first_entry, path, file, places: OnceLock::from(RwLock::new(Places::empty())) })
     }
 
-    /// `None` if it is the newest and its header was never whole: removed, as nothing can be in it.
-    fn open(first_entry: u64, path: PathBuf, newest: bool) -> Result<Option<Part>, StoreError> {
+    /// File `index` of those up to `last`; `None` if it is the last and its header was never whole: removed,
+    /// as nothing can be in it.
+    fn open(first_entry: u64, path: PathBuf, index: usize, last: usize) -> Result<Option<Part>, StoreError> {
         let failed = io_error("opening a file of the access log");
-        let file = OpenOptions::new().read(true).write(newest).open(&path).map_err(&failed)?;
+        // The last but one too: if the last has no header, entries go on there.
+        let grows = index + 1 >= last;
+        let file = OpenOptions::new().read(true).write(grows).open(&path).map_err(&failed)?;
         let bytes = file.metadata().map_err(&failed)?.len();
         let mut found = vec![0; bytes.min(HEADER_BYTES) as usize];
         file.read_exact_at(&mut found, 0).map_err(&failed)?;
         if found == header(first_entry) {
             return Ok(Some(Part { first_entry, path, file, places: OnceLock::new() }));
         }
-        if newest && bytes <= HEADER_BYTES {
+        if index == last && bytes <= HEADER_BYTES {
             fs::remove_file(&path).map_err(&failed)?;
             return Ok(None);
         }
@@ -326,8 +344,7 @@ impl Part {
         let failed = io_error("hashing a file of the access log");
         let mut kept = hash(&fs::read(&self.path).map_err(&failed)?).to_vec();
         kept.put_u32_le(crc32c::crc32c(&kept));
-        let path = self.hash_path();
-        fs::write(&path, kept).and_then(|()| File::open(&path)?.sync_all()).map_err(&failed)
+        write_file(&self.hash_path(), &kept).and_then(|file| file.sync_all()).map_err(&failed)
     }
 
     fn kept_hash(&self) -> Option<[u8; 32]> {

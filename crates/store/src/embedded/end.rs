@@ -9,7 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::folder::{file_name, io_error, numbered_files, sync_folder};
+use super::folder::{Room, file_name, io_error, numbered_files, sync_folder};
 use super::frame::durable_number_stated_in;
 use super::log::{EmbeddedLog, Tail, Writer, lock, misuse};
 use super::segment::{HEADER_BYTES, LOG_EXTENSION, Scan, Sealed, Segment, SegmentHeader};
@@ -77,7 +77,9 @@ impl EmbeddedLog {
         for (index, (first_event, path)) in files.into_iter().enumerate() {
             let damaged = || StoreError::Damaged { what: file_name(&path), at: 0 };
             let failed = io_error("opening a segment");
-            let file = OpenOptions::new().read(true).write(index == last).open(&path).map_err(&failed)?;
+            // The last but one too: if the last has no header, frames go on there.
+            let grows = index + 1 >= last;
+            let file = OpenOptions::new().read(true).write(grows).open(&path).map_err(&failed)?;
             let bytes = file.metadata().map_err(&failed)?.len();
             match SegmentHeader::read(&file)? {
                 Some(header) if header.first_event == first_event => opened.push((header, path, file, bytes)),
@@ -118,7 +120,7 @@ fn find_tail(segments: &[Arc<Segment>], durable_number: u64) -> Result<Tail, Sto
             next_frame: first.first_frame,
             next_event: first.first_event,
             previous_hash: first.previous_hash,
-            room: None,
+            room: Room::default(),
         });
     };
     for (segment, next) in before.iter().zip(segments.iter().skip(1)) {
@@ -156,7 +158,7 @@ fn find_tail(segments: &[Arc<Segment>], durable_number: u64) -> Result<Tail, Sto
         next_frame,
         next_event,
         previous_hash,
-        room: None,
+        room: Room::default(),
     })
 }
 

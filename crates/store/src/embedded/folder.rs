@@ -1,9 +1,10 @@
 //! A data folder: whose it is, what format it has, what room is left, and what its disk really holds.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, FlockOperation};
 
@@ -48,6 +49,8 @@ impl Folder {
             }
         }
         let format = agree_on_format(path, format)?;
+        // Also what a start that was killed has made in here and not synced.
+        sync_folder(path)?;
         let mode =
             fs::metadata(path).map_err(io_error("reading the data folder's mode"))?.permissions().mode();
         let warnings = match mode & 0o077 {
@@ -83,11 +86,10 @@ fn agree_on_format(folder: &Path, known: u32) -> Result<u32, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let failed = io_error("writing the format file");
             let draft = folder.join("FORMAT.new");
-            fs::write(&draft, format!("{FORMAT_WORD} {known}\n"))
-                .and_then(|()| File::open(&draft)?.sync_all())
+            write_file(&draft, format!("{FORMAT_WORD} {known}\n").as_bytes())
+                .and_then(|file| file.sync_all())
                 .and_then(|()| fs::rename(&draft, &path))
                 .map_err(failed)?;
-            sync_folder(folder)?;
             return Ok(known);
         }
         Err(source) => return Err(StoreError::Io { what: "reading the format file", source }),
@@ -137,15 +139,59 @@ pub(super) fn free_bytes(folder: &Path) -> Result<u64, StoreError> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// Makes a folder and those above it (0700), durably.
+/// Makes a folder and those above it that are missing (0700), each durable in the one above it.
 pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
     if path.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("making a folder"))?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
-        _ => Ok(()),
+    let above = match path.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => Path::new("."),
+    };
+    make_folder(above)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if !path.is_dir() => Err(io_error("making a folder")(error)),
+        _ => sync_folder(above),
+    }
+}
+
+/// Writes a file (0600) in one piece, over what was there. Not synced.
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// What may be written to a disk before its reserve is touched. The disk is asked at most once a second,
+/// unless the reserve comes near.
+#[derive(Default)]
+pub(super) struct Room {
+    /// When the disk was asked, and what was free then, less what was written since.
+    believed: Option<(Instant, u64)>,
+}
+
+const ROOM_BELIEVED: Duration = Duration::from_secs(1);
+
+impl Room {
+    /// Is there room for so many bytes, with so many left?
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]; [`StoreError::Io`] if the system does not say.
+    pub(super) fn need(&mut self, folder: &Path, bytes: u64, reserved_bytes: u64) -> Result<(), StoreError> {
+        let enough = |free_bytes: u64| free_bytes.saturating_sub(bytes) >= reserved_bytes;
+        if self.believed.is_some_and(|(asked, free)| asked.elapsed() < ROOM_BELIEVED && enough(free)) {
+            return Ok(());
+        }
+        let free_bytes = free_bytes(folder)?;
+        self.believed = Some((Instant::now(), free_bytes));
+        if enough(free_bytes) { Ok(()) } else { Err(StoreError::Full { free_bytes, reserved_bytes }) }
+    }
+
+    /// So many bytes were written.
+    pub(super) fn used(&mut self, bytes: u64) {
+        if let Some((_, free)) = &mut self.believed {
+            *free = free.saturating_sub(bytes);
+        }
     }
 }
 
@@ -214,6 +260,33 @@ mod tests {
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let folder = Folder::claim(place.path(), 1).unwrap();
         assert!(folder.warnings().iter().any(|warning| warning.contains("755")));
+    }
+
+    #[test]
+    fn folders_above_are_made_and_are_their_owner_s_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("a/b/c");
+        make_folder(&path).unwrap();
+        make_folder(&path).unwrap();
+        for made in path.ancestors().take(3) {
+            assert_eq!(fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        fs::write(place.path().join("file"), "").unwrap();
+        assert!(matches!(make_folder(&place.path().join("file/below")), Err(StoreError::Io { .. })));
+        assert!(matches!(make_folder(&place.path().join("file")), Err(StoreError::Io { .. })));
+    }
+
+    #[test]
+    fn room_that_was_used_is_not_room() {
+        let place = tempfile::tempdir().unwrap();
+        let mut room = Room::default();
+        let free = free_bytes(place.path()).unwrap();
+        room.need(place.path(), 1, free / 2).unwrap();
+        room.used(free);
+        // What is believed is used up: the disk is asked again, and has it.
+        room.need(place.path(), 1, free / 2).unwrap();
+        assert!(matches!(room.need(place.path(), free, free), Err(StoreError::Full { .. })));
+        assert!(matches!(room.need(place.path(), 0, u64::MAX), Err(StoreError::Full { .. })));
     }
 
     #[test]

@@ -4,14 +4,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use cloakroom_core::ids::EventNumber;
 
 use super::end::Found;
-use super::folder::{free_bytes, io_error, make_folder, settle};
+use super::folder::{Room, free_bytes, io_error, make_folder, settle};
 use super::frame::{self, Encoded};
 use super::segment::{HEADER_BYTES, Newest, Segment, SegmentHeader};
 use crate::log::{Frame, FrameHash, Hashes, Log, LogEnd};
@@ -70,18 +69,8 @@ pub(super) struct Tail {
     pub(super) next_frame: u64,
     pub(super) next_event: u64,
     pub(super) previous_hash: FrameHash,
-    pub(super) room: Option<Room>,
+    pub(super) room: Room,
 }
-
-/// What was free when the disk was last asked.
-pub(super) struct Room {
-    asked: Instant,
-    /// Less what was written since.
-    free_bytes: u64,
-}
-
-/// For so long the disk is not asked again, unless the reserve comes near.
-const ROOM_BELIEVED: Duration = Duration::from_secs(1);
 
 impl EmbeddedLog {
     /// Opens the log in `folder`, which is made where missing and must belong to this process
@@ -150,7 +139,7 @@ impl EmbeddedLog {
             .filter(|encoded| encoded.bytes.len() as u64 + HEADER_BYTES <= u64::from(u32::MAX))
             .ok_or_else(|| misuse("a frame of 4 GiB"))?;
         if !urgent {
-            self.need_room(tail, encoded.bytes.len() as u64)?;
+            tail.room.need(&self.folder, encoded.bytes.len() as u64, self.options.reserve_bytes)?;
         }
         self.write(tail, frame, &encoded).inspect_err(|_| self.broken.store(true, Ordering::SeqCst))
     }
@@ -177,9 +166,7 @@ impl EmbeddedLog {
         tail.next_event += frame.events.len() as u64;
         tail.previous_hash = hash;
         tail.newest = Some(Newest { at: frame.at, hash, rests_on: frame.rests_on });
-        if let Some(room) = &mut tail.room {
-            room.free_bytes = room.free_bytes.saturating_sub(frame_bytes);
-        }
+        tail.room.used(frame_bytes);
         Ok(hash)
     }
 
@@ -207,21 +194,6 @@ impl EmbeddedLog {
         tail.segment = Some(Arc::clone(&segment));
         tail.bytes = HEADER_BYTES;
         Ok(segment)
-    }
-
-    fn need_room(&self, tail: &mut Tail, frame_bytes: u64) -> Result<(), StoreError> {
-        let reserved_bytes = self.options.reserve_bytes;
-        let enough = |free_bytes: u64| free_bytes.saturating_sub(frame_bytes) >= reserved_bytes;
-        if tail
-            .room
-            .as_ref()
-            .is_some_and(|room| room.asked.elapsed() < ROOM_BELIEVED && enough(room.free_bytes))
-        {
-            return Ok(());
-        }
-        let free_bytes = self.free_bytes()?;
-        tail.room = Some(Room { asked: Instant::now(), free_bytes });
-        if enough(free_bytes) { Ok(()) } else { Err(StoreError::Full { free_bytes, reserved_bytes }) }
     }
 
     fn sync_now(&self) -> Result<(), StoreError> {

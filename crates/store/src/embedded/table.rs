@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut};
 
-use super::folder::io_error;
+use super::folder::{io_error, write_file};
 use crate::StoreError;
 
 const MAGIC: [u8; 8] = *b"CLOAKIDX";
@@ -170,7 +170,7 @@ impl Table {
         }
         leaves.iter().for_each(|leaf| bytes.put_slice(leaf));
         bytes.put_u32_le(crc32c::crc32c(&bytes));
-        fs::write(path, &bytes).map_err(io_error("writing a segment's table"))?;
+        write_file(path, &bytes).map_err(io_error("writing a segment's table"))?;
         self.positions.shrink_to_fit();
         self.frames.shrink_to_fit();
         self.leaves = Leaves::File(path.to_owned());
