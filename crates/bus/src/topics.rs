@@ -1,5 +1,6 @@
 //! Which topics there are, and what each must be like.
 
+use std::fmt;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -220,6 +221,18 @@ pub enum Difference {
         /// What it must be.
         wanted: String,
     },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("missing"),
+            Self::Partitions { is, wanted } => write!(f, "{is} partitions, not {wanted}"),
+            Self::Setting { name, is, wanted } => {
+                write!(f, "{name} is {}, not {wanted}", is.as_deref().unwrap_or("not told"))
+            }
+        }
+    }
 }
 
 /// Compares the topics that exist with what they must be: for `doctor`. Empty when all is well. Of the

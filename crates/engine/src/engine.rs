@@ -376,7 +376,7 @@ impl Engine {
     /// # Errors
     /// [`CallRefusal::Forbidden`] without a role.
     pub async fn status(&self, principal: &str) -> Result<Status, CallRefusal> {
-        self.house.status(principal)
+        self.house.status(principal).await
     }
 
     /// The same for metrics, which ask as nobody.

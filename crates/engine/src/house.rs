@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use cloakroom_bus::BusConfig;
 use cloakroom_core::clock::Clock;
 use cloakroom_core::erasure::Erasure;
 use cloakroom_core::event::{Body, Event, Shape, ValueStored};
@@ -45,8 +46,16 @@ pub(crate) struct House {
     pub(crate) room: Semaphore,
     pub(crate) admins: Vec<String>,
     pub(crate) kafka_bootstrap: String,
+    pub(crate) bus: Option<BusConfig>,
+    pub(crate) disk: Disk,
     pub(crate) root_holder: &'static str,
     pub(crate) destroy_class: &'static str,
+}
+
+/// The disk under the log, for those who ask how the vault stands.
+pub(crate) struct Disk {
+    pub(crate) reserve_bytes: u64,
+    pub(crate) free_bytes: Box<dyn Fn() -> Result<u64, EngineError> + Send + Sync>,
 }
 
 /// A token that led to its event.

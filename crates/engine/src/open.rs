@@ -21,7 +21,7 @@ use cloakroom_store::embedded::{
 use cloakroom_store::{AccessLog, Frame, Hashes, Log, LogEnd, Records, StoreError};
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::house::{House, VALUES_IN_FLIGHT, read_erasure};
+use crate::house::{Disk, House, VALUES_IN_FLIGHT, read_erasure};
 use crate::proposal::{BLANK, Draft, NewKey};
 use crate::state::{DayKey, NEEDED_KEYS, Seed, State};
 use crate::tokens::Ids;
@@ -76,6 +76,7 @@ struct Stores {
     log: Arc<dyn Log>,
     access: Arc<dyn AccessLog>,
     holder: Arc<dyn RootHolder>,
+    disk: Disk,
 }
 
 /// What the log says of itself before anything is changed.
@@ -144,15 +145,21 @@ fn stores(options: &Options, layers: &mut dyn Layers) -> Result<Stores, EngineEr
     let log_options = LogOptions { reserve_bytes: options.reserve_bytes, ..LogOptions::default() };
     let access_folder = options.data.join("access");
     let access = EmbeddedAccessLog::open(&access_folder, hash::sha256, AccessLogOptions::default())?;
-    let log = EmbeddedLog::open(&options.data.join("log"), hashes, log_options)?;
+    let log = Arc::new(EmbeddedLog::open(&options.data.join("log"), hashes, log_options)?);
+    let asked = Arc::clone(&log);
+    let disk = Disk {
+        reserve_bytes: options.reserve_bytes,
+        free_bytes: Box::new(move || asked.free_bytes().map_err(EngineError::from)),
+    };
     let holder = FileHolder::open(&options.roots).map_err(Fault::from)?;
     Ok(Stores {
         keys: layers.keys(Arc::new(EmbeddedRecords::open(&options.keys.join("tree"))?)),
         projections: layers.projections(Arc::new(projections(&options.data.join("projections"))?)),
-        log: layers.log(Arc::new(log)),
+        log: layers.log(log),
         access: Arc::new(access),
         holder: layers.holder(Arc::new(holder)),
         folders: vec![data, keys],
+        disk,
     })
 }
 
@@ -342,6 +349,8 @@ fn start_tasks(
             (None, Some(BusConfig { bootstrap: Bootstrap::Address(address), .. })) => address.clone(),
             _ => String::new(),
         },
+        bus: bus.clone(),
+        disk: stores.disk,
         root_holder: holder.0,
         destroy_class: holder.1,
     });

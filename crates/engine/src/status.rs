@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use cloakroom_bus::topics;
 use cloakroom_core::ids::{EventNumber, StartId};
 use cloakroom_core::refusal::CallRefusal;
 use cloakroom_crypto::{arena, hash};
@@ -22,6 +24,7 @@ pub struct Status {
     pub slots: u64,
     pub subtrees: u32,
     pub open_erasures: u64,
+    pub overdue_erasures: u64,
     pub announce_lag: u64,
     pub kafka_bootstrap: String,
     pub checks: BTreeMap<String, String>,
@@ -40,6 +43,9 @@ pub struct LogVerdict {
     pub problems: Vec<String>,
 }
 
+/// A broker that says nothing for so long counts as away.
+const KAFKA_ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+
 /// More problems than this are not listed.
 const PROBLEMS_MAX: usize = 100;
 
@@ -48,20 +54,19 @@ impl House {
     pub(crate) fn figures(&self) -> Status {
         let events = *self.state.events.borrow();
         let memory = arena::status();
+        let memory = match memory.locked {
+            true => "ok".to_owned(),
+            false => "keys may reach swap: memory is not locked".to_owned(),
+        };
         let checks = BTreeMap::from([
-            (
-                "memory-lock".to_owned(),
-                if memory.locked {
-                    "ok".to_owned()
-                } else {
-                    "keys may reach swap: memory is not locked".to_owned()
-                },
-            ),
+            ("memory-lock".to_owned(), memory),
+            ("disk".to_owned(), self.disk_check()),
             (
                 "keys-replica".to_owned(),
                 "none: with this root holder and no key backup, one dead disk loses every key".to_owned(),
             ),
         ]);
+        let open = self.state.open_erasures();
         Status {
             tree_id: self.tree.id().to_string(),
             epoch: self.tree.epoch(),
@@ -70,16 +75,45 @@ impl House {
             events,
             slots: self.tree.slots(),
             subtrees: self.tree.subtrees(),
-            open_erasures: self.state.open_erasures().len() as u64,
+            open_erasures: open.len() as u64,
+            overdue_erasures: open.iter().filter(|erasure| erasure.overdue).count() as u64,
             announce_lag: events.saturating_sub(self.state.announced.load(Ordering::Acquire)),
             kafka_bootstrap: self.kafka_bootstrap.clone(),
             checks,
         }
     }
 
-    pub(crate) fn status(&self, principal: &str) -> Result<Status, CallRefusal> {
+    pub(crate) async fn status(&self, principal: &str) -> Result<Status, CallRefusal> {
         self.may_operate(principal)?;
-        Ok(self.figures())
+        let mut status = self.figures();
+        status.checks.insert("kafka".to_owned(), self.kafka_check().await);
+        Ok(status)
+    }
+
+    fn disk_check(&self) -> String {
+        match (self.disk.free_bytes)() {
+            Ok(free) if free < self.disk.reserve_bytes.saturating_mul(2) => {
+                format!("{free} bytes free: below {} only erasures are written", self.disk.reserve_bytes)
+            }
+            Ok(_) => "ok".to_owned(),
+            Err(error) => error.chain(),
+        }
+    }
+
+    /// Asks the broker; topics are compared with what they must be.
+    async fn kafka_check(&self) -> String {
+        let Some(config) = &self.bus else { return "none: nothing is announced".to_owned() };
+        let controllers: Vec<String> = self.state.registers().keys().cloned().collect();
+        match tokio::time::timeout(KAFKA_ANSWERS_WITHIN, topics::inspect(config, &controllers)).await {
+            Err(_) => "does not answer".to_owned(),
+            Ok(Err(error)) => EngineError::from(error).chain(),
+            Ok(Ok(differences)) if differences.is_empty() => "ok".to_owned(),
+            Ok(Ok(differences)) => {
+                let told: Vec<String> =
+                    differences.iter().map(|(topic, is)| format!("{topic}: {is}")).collect();
+                told.join("; ")
+            }
+        }
     }
 
     fn may_operate(&self, principal: &str) -> Result<(), CallRefusal> {

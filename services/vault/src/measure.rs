@@ -34,6 +34,7 @@ struct Gauges {
     slots: Gauge<u64>,
     subtrees: Gauge<u64>,
     open_erasures: Gauge<u64>,
+    overdue_erasures: Gauge<u64>,
     announce_lag: Gauge<u64>,
     epoch: Gauge<u64>,
 }
@@ -47,6 +48,10 @@ impl Gauges {
             slots: gauge("cloakroom.slots", "Slots of the key tree handed out."),
             subtrees: gauge("cloakroom.subtrees", "Subtrees of the key tree."),
             open_erasures: gauge("cloakroom.erasures.open", "Erasures that are not completed."),
+            overdue_erasures: gauge(
+                "cloakroom.erasures.overdue",
+                "Open erasures that missed their deadline.",
+            ),
             announce_lag: gauge("cloakroom.announce.lag", "Events not yet announced."),
             epoch: gauge("cloakroom.epoch", "The number of the current root."),
         }
@@ -57,6 +62,7 @@ impl Gauges {
         self.slots.record(status.slots, &[]);
         self.subtrees.record(status.subtrees.into(), &[]);
         self.open_erasures.record(status.open_erasures, &[]);
+        self.overdue_erasures.record(status.overdue_erasures, &[]);
         self.announce_lag.record(status.announce_lag, &[]);
         self.epoch.record(status.epoch, &[]);
     }
