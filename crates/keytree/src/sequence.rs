@@ -27,7 +27,7 @@ impl Sequence {
 
     /// Whether it was under way at any time since the count was `before`.
     pub(crate) fn moved_since(&self, before: u64) -> bool {
-        before % 2 == 1 || self.now() != before
+        !before.is_multiple_of(2) || self.now() != before
     }
 
     /// Waits for it to end, if it is under way.
@@ -35,7 +35,7 @@ impl Sequence {
         poll_fn(|context| {
             let mut waiting = self.waiting();
             // Looked at under the lock that its end takes after it has counted: no wake is missed.
-            if self.now() % 2 == 0 {
+            if self.now().is_multiple_of(2) {
                 return Poll::Ready(());
             }
             waiting.push(context.waker().clone());

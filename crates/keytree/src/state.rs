@@ -108,6 +108,46 @@ mod tests {
     use super::*;
 
     #[test]
+    fn golden_bytes() {
+        let state = TreeState {
+            tree: TreeId([0xaa; 16]),
+            at: CommitPosition { start: StartId([0xbb; 16]), number: 300 },
+            owner: 7,
+            epoch: 5,
+            root: RootId([0xcc; 16]),
+            anchor: Bytes::from_static(&[1, 2, 3]),
+            log: Some(FramePosition { start: StartId([0xdd; 16]), number: 9 }),
+            subtrees: 4,
+        };
+        let hex = |id: &str| id.repeat(16);
+        let golden = [
+            "0801",
+            "1210",
+            &hex("aa"),
+            "1a150a10",
+            &hex("bb"),
+            "10ac02",
+            "2007",
+            "2805",
+            "3210",
+            &hex("cc"),
+            "3a03010203",
+            "42140a10",
+            &hex("dd"),
+            "1009",
+            "4804",
+        ]
+        .concat();
+        let bytes = state.encode();
+        assert_eq!(data_encoding::HEXLOWER.encode(&bytes), golden);
+        assert_eq!(TreeState::decode(&bytes).unwrap(), state);
+        let newer = TreeState::decode(&[&[8, 2], &bytes[2..]].concat());
+        assert!(matches!(newer, Err(Fault::Store(cloakroom_store::StoreError::Newer { found: 2, .. }))));
+        let start = crate::start::encode_start(StartId([0xee; 16]), 300);
+        assert_eq!(data_encoding::HEXLOWER.encode(&start), ["0a10", &hex("ee"), "10ac02"].concat());
+    }
+
+    #[test]
     fn a_commit_of_a_branch_that_never_was_is_not_contained() {
         let (a, b, c) = (StartId([1; 16]), StartId([2; 16]), StartId([3; 16]));
         let starts = Starts(vec![(a, 1), (b, 5)]);

@@ -184,12 +184,7 @@ impl TreeWriter {
         Ok(Batched { epoch: self.state.epoch, at: self.state.at })
     }
 
-    async fn batch_part(
-        &mut self,
-        part: Part,
-        also: Batch,
-        log: Option<FramePosition>,
-    ) -> Result<(), Fault> {
+    async fn batch_part(&mut self, part: Part, also: Batch, log: Option<FramePosition>) -> Result<(), Fault> {
         let mut next = self.next_state(log);
         let root = RootId(random::id16());
         self.holder.create(next.tree, self.owner, root).await?;

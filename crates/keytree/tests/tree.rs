@@ -1,5 +1,6 @@
 //! The tree through its public face, on records in memory that can be copied, which is what an attacker or
 //! a restored backup does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};

@@ -159,12 +159,7 @@ impl FileHolder {
         Ok(held)
     }
 
-    fn note_now(
-        &self,
-        tree: TreeId,
-        owner: OwnerNumber,
-        commit: CommitPosition,
-    ) -> Result<(), HolderError> {
+    fn note_now(&self, tree: TreeId, owner: OwnerNumber, commit: CommitPosition) -> Result<(), HolderError> {
         self.check_owner(tree, owner)?;
         if self.noted_now(tree)?.is_some_and(|noted| noted.number >= commit.number) {
             return Ok(());
@@ -212,9 +207,7 @@ impl RootHolder for FileHolder {
         root: RootId,
         key: KeyRef<'a, Page>,
     ) -> Answer<'a, Result<Bytes, HolderError>> {
-        Answer::now(
-            self.read(tree, root).map(|held| held.borrow().wrap(&RootContext { tree, root }, key)),
-        )
+        Answer::now(self.read(tree, root).map(|held| held.borrow().wrap(&RootContext { tree, root }, key)))
     }
 
     fn unwrap<'a>(
@@ -230,12 +223,7 @@ impl RootHolder for FileHolder {
         }))
     }
 
-    fn destroy(
-        &self,
-        tree: TreeId,
-        owner: OwnerNumber,
-        root: RootId,
-    ) -> Answer<'_, Result<(), HolderError>> {
+    fn destroy(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
         Answer::now(self.destroy_now(tree, owner, root))
     }
 

@@ -1,0 +1,211 @@
+//! A disk and a root holder that remember every byte ever written, and lose power when told to.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use cloakroom_core::ids::{CommitPosition, RootId, TreeId};
+use cloakroom_crypto::role::Page;
+use cloakroom_crypto::{Key, KeyRef};
+use cloakroom_keytree::{FileHolder, HeldRoot, HolderError, OwnerNumber, RootHolder};
+use cloakroom_store::{Answer, Batch, Records, StoreError};
+
+/// Goes out after so many steps (commits, roots made, roots destroyed), and stays out until restored.
+#[derive(Default)]
+pub(crate) struct Power {
+    /// Steps left, the last one included; 0 for never.
+    left: AtomicU64,
+    /// Whether the last step is done all the same.
+    last_done: AtomicBool,
+    out: AtomicBool,
+}
+
+enum Step {
+    Do,
+    DoAndFail,
+    Fail,
+}
+
+impl Power {
+    pub(crate) fn cut_at(&self, step: u64, done: bool) {
+        self.left.store(step, Ordering::SeqCst);
+        self.last_done.store(done, Ordering::SeqCst);
+    }
+
+    pub(crate) fn restore(&self) {
+        self.left.store(0, Ordering::SeqCst);
+        self.out.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_out(&self) -> bool {
+        self.out.load(Ordering::SeqCst)
+    }
+
+    fn step(&self) -> Step {
+        if self.is_out() {
+            return Step::Fail;
+        }
+        let counted =
+            self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) == Ok(1);
+        if !counted {
+            return Step::Do;
+        }
+        self.out.store(true, Ordering::SeqCst);
+        if self.last_done.load(Ordering::SeqCst) { Step::DoAndFail } else { Step::Fail }
+    }
+
+    fn impose<T, E>(&self, work: impl FnOnce() -> Result<T, E>, fault: impl FnOnce() -> E) -> Result<T, E> {
+        match self.step() {
+            Step::Do => work(),
+            Step::DoAndFail => work().and_then(|_| Err(fault())),
+            Step::Fail => Err(fault()),
+        }
+    }
+}
+
+fn out() -> std::io::Error {
+    std::io::Error::other("the power is out")
+}
+
+/// Records in memory.
+#[derive(Default)]
+pub(crate) struct Disk {
+    records: Mutex<BTreeMap<Vec<u8>, Bytes>>,
+    ever: Mutex<Vec<(Vec<u8>, Bytes)>>,
+    pub(crate) power: Arc<Power>,
+}
+
+impl Disk {
+    /// Every value that any record ever had, also those that a cut took back: a disk keeps what it will.
+    pub(crate) fn ever(&self) -> Vec<(Vec<u8>, Bytes)> {
+        self.ever.lock().unwrap().clone()
+    }
+}
+
+impl Records for Disk {
+    fn get(&self, key: &[u8]) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
+        Answer::now(Ok(self.records.lock().unwrap().get(key).cloned()))
+    }
+
+    fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Answer<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
+        let records = self.records.lock().unwrap();
+        let found = records
+            .iter()
+            .filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_slice() > after))
+            .take(limit)
+            .map(|(key, value)| (Bytes::copy_from_slice(key), value.clone()))
+            .collect();
+        Answer::now(Ok(found))
+    }
+
+    fn apply(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
+        self.commit(batch)
+    }
+
+    fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
+        Answer::now(Ok(()))
+    }
+
+    fn commit(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
+        if !self.power.is_out() {
+            let mut ever = self.ever.lock().unwrap();
+            let put = batch.changes.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+            ever.extend(put);
+        }
+        let work = || {
+            let mut records = self.records.lock().unwrap();
+            for (key, value) in batch.changes {
+                match value {
+                    Some(value) => records.insert(key, value),
+                    None => records.remove(&key),
+                };
+            }
+            Ok(())
+        };
+        Answer::now(self.power.impose(work, || StoreError::Io { what: "committing", source: out() }))
+    }
+}
+
+/// The file holder, on the same power.
+pub(crate) struct Holder {
+    files: FileHolder,
+    power: Arc<Power>,
+}
+
+impl Holder {
+    pub(crate) fn open(folder: &Path, power: Arc<Power>) -> Arc<dyn RootHolder> {
+        Arc::new(Self { files: FileHolder::open(folder).unwrap(), power })
+    }
+
+    fn impose<'a, T: Unpin + Send + 'a>(
+        &self,
+        work: impl Future<Output = Result<T, HolderError>>,
+    ) -> Answer<'a, Result<T, HolderError>> {
+        let work = || futures_util::FutureExt::now_or_never(work).unwrap();
+        Answer::now(self.power.impose(work, || HolderError::Io { what: "a call", source: out() }))
+    }
+}
+
+impl RootHolder for Holder {
+    fn kind(&self) -> &'static str {
+        self.files.kind()
+    }
+
+    fn destroy_class(&self) -> &'static str {
+        self.files.destroy_class()
+    }
+
+    fn own(&self, tree: TreeId) -> Answer<'_, Result<OwnerNumber, HolderError>> {
+        self.files.own(tree)
+    }
+
+    fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
+        self.impose(self.files.create(tree, owner, root))
+    }
+
+    fn wrap<'a>(
+        &'a self,
+        tree: TreeId,
+        root: RootId,
+        key: KeyRef<'a, Page>,
+    ) -> Answer<'a, Result<Bytes, HolderError>> {
+        self.files.wrap(tree, root, key)
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        tree: TreeId,
+        root: RootId,
+        anchor: &'a [u8],
+    ) -> Answer<'a, Result<Key<Page>, HolderError>> {
+        self.files.unwrap(tree, root, anchor)
+    }
+
+    fn destroy(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
+        self.impose(self.files.destroy(tree, owner, root))
+    }
+
+    fn list(&self, tree: TreeId) -> Answer<'_, Result<Vec<HeldRoot>, HolderError>> {
+        self.files.list(tree)
+    }
+
+    fn note(
+        &self,
+        tree: TreeId,
+        owner: OwnerNumber,
+        commit: CommitPosition,
+    ) -> Answer<'_, Result<(), HolderError>> {
+        self.files.note(tree, owner, commit)
+    }
+
+    fn noted(&self, tree: TreeId) -> Answer<'_, Result<Option<CommitPosition>, HolderError>> {
+        self.files.noted(tree)
+    }
+}
