@@ -5,12 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::setting::{ALONE, SEE, Setting, item, made, purchase, shipped, until};
 
@@ -30,23 +32,27 @@ impl Answer {
     }
 }
 
-async fn asked(house: &Setting, who: &str, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
+async fn connected(house: &Setting, who: &str, protocol: &[u8]) -> TokioIo<TlsStream<TcpStream>> {
     let certs = house.certs();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certs.join("ca.pem")).unwrap()).unwrap();
     let chain = vec![CertificateDer::from_pem_file(certs.join(format!("{who}.pem"))).unwrap()];
     let key = PrivateKeyDer::from_pem_file(certs.join(format!("{who}.key"))).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)
         .unwrap();
-    let tcp = tokio::net::TcpStream::connect(house.running().admin_address).await.unwrap();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let tcp = TcpStream::connect(house.running().admin_address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
-    let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await.unwrap();
+    TokioIo::new(TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap())
+}
+
+async fn asked(house: &Setting, who: &str, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
+    let (mut sender, connection) = http1::handshake(connected(house, who, b"http/1.1").await).await.unwrap();
     tokio::spawn(connection);
     let request = Request::builder()
         .method(method)
@@ -57,6 +63,19 @@ async fn asked(house: &Setting, who: &str, method: Method, path: &str, body: imp
     let (head, body) = sender.send_request(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     Answer { status: head.status, headers: head.headers, body }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_is_spoken_as_well() {
+    let house = Setting::bare().await;
+    let io = connected(&house, "admin", b"h2").await;
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    for (path, status) in [("/v1/status", 200), ("/v1/nowhere", 404)] {
+        let request = Request::get(format!("https://localhost{path}"));
+        let answer = sender.send_request(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status);
+    }
 }
 
 async fn get(house: &Setting, who: &str, path: &str) -> Answer {

@@ -99,6 +99,17 @@ pub(crate) struct Setting {
     shutdown: Shutdown,
 }
 
+impl Drop for Setting {
+    /// Every test ends in an orderly stop, before its folders go.
+    fn drop(&mut self) {
+        self.shutdown.begin();
+        let Some(running) = self.running.take() else { return };
+        let ended =
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(running.ended()));
+        assert!(std::thread::panicking() || ended == Ended::Drained, "{ended:?}");
+    }
+}
+
 impl Setting {
     /// A vault with the registers of three controllers.
     pub(crate) async fn new() -> Self {
