@@ -6,10 +6,12 @@ use cloakroom_proto::admin::v1::{
     GetCertificateRequest, LegalBasis, PreviewErasureRequest, RequestErasureRequest, preview_erasure_request,
     request_erasure_request,
 };
+use cloakroom_proto::affiliate::v1::affiliate_service_client::AffiliateServiceClient;
+use cloakroom_proto::affiliate::v1::{GetStatementRequest, StatementLine};
 use cloakroom_proto::vault::v1::{ErrorCode, ReadMode};
 
 use super::story::{CONTROLLER, Cast, SUPPORT_PURPOSE, Story};
-use super::using::{customers, messages, read, refused, send_ticket};
+use super::using::{customers, major, messages, read, refused, send_ticket};
 use crate::commands::vault::code;
 use crate::commands::verify::verify;
 use crate::commands::{erase, erasure};
@@ -71,7 +73,7 @@ pub(super) async fn erase(story: &mut Story<'_>, cast: &Cast) -> Result<Requeste
 pub(super) async fn hear_the_answers(story: &mut Story<'_>, requested: &Requested) -> Result<(), CliError> {
     story.chapter(
         "Every store that holds copies answers",
-        "They are told through Kafka, purge their copies, and answer, signed. Until all have, the erasure is not complete.",
+        "They are told through Kafka, purge their copies, and answer, signed. Until all have, it is not complete. (Some seconds: a first meeting on Kafka.)",
     )?;
     story.command(&format!("--as dpo erasure watch {}", requested.id))?;
     let admin = story.house.settings("dpo").admin().await?;
@@ -179,7 +181,7 @@ pub(super) async fn mail_again(story: &mut Story<'_>, cast: &Cast) -> Result<(),
     )?;
     let before = messages(story).await.len();
     let again = send_ticket(story, &cast.person, "ticket-2").await?;
-    let word = again.as_ref().err().map(|status| format!("{}: {}", status.code(), status.message()));
+    let word = again.as_ref().err().map(|status| format!("{:?}: {}", status.code(), status.message()));
     story.show(&word.unwrap_or_default())?;
     story.hold(again.is_err() && messages(story).await.len() == before, "mail sends her nothing any more")?;
     let other = send_ticket(story, &cast.other, "ticket-3").await?;
@@ -187,7 +189,31 @@ pub(super) async fn mail_again(story: &mut Story<'_>, cast: &Cast) -> Result<(),
     let customers = customers(story, cast).await?;
     let hers = customers.iter().find(|customer| customer.order_reference == cast.person.order_id);
     let forgotten = hers.is_none_or(|customer| customer.forgotten && customer.email_masked.is_empty());
-    story.hold(forgotten, "the affiliate keeps its commission and no longer knows for whom")
+    let sums = statement(story, cast).await?;
+    let kept =
+        sums.iter().any(|line| line.commission_minor > 0 && line.conversions == 1 && line.anonymous == 1);
+    for line in &sums {
+        story.show(&format!(
+            "{}: {} conversion, {} of it anonymous, commission {} {}",
+            cast.person.affiliate_code,
+            line.conversions,
+            line.anonymous,
+            major(line.commission_minor),
+            line.currency,
+        ))?;
+    }
+    story.hold(forgotten && kept, "the affiliate keeps its commission and no longer knows for whom")
+}
+
+async fn statement(story: &Story<'_>, cast: &Cast) -> Result<Vec<StatementLine>, CliError> {
+    let channel = story.house.channel(story.house.ports.affiliate, "orders").await?;
+    let request = GetStatementRequest {
+        controller: CONTROLLER.to_owned(),
+        affiliate_code: cast.person.affiliate_code.clone(),
+    };
+    let answer = AffiliateServiceClient::new(channel).get_statement(request).await;
+    let failed = |status: tonic::Status| story.broken(&format!("sums are told ({})", status.message()));
+    Ok(answer.map_err(failed)?.into_inner().lines)
 }
 
 /// Every byte that the daemons wrote is searched for her name and address.

@@ -62,13 +62,13 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// The ports of docs/api.md, each replaced by a free one where it is taken.
-    fn free() -> Result<Self, CliError> {
+    /// The ports of docs/api.md, each replaced by a free one where it is taken; or free ones altogether.
+    fn choose(any: bool) -> Result<Self, CliError> {
         // All held until all are chosen, so that no two are the same.
         let mut held = Vec::new();
         let mut port = |wanted: u16| -> Result<SocketAddr, CliError> {
             let at = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-            let listener = at(wanted).or_else(|_| at(0))?;
+            let listener = at(if any { 0 } else { wanted }).or_else(|_| at(0))?;
             let address = listener.local_addr()?;
             held.push(listener);
             Ok(address)
@@ -97,7 +97,7 @@ pub(super) struct House {
 
 impl House {
     /// Makes certificates and configuration; starts nothing yet.
-    pub(super) fn prepare(folder: Folder) -> Result<Self, CliError> {
+    pub(super) fn prepare(folder: Folder, any_ports: bool) -> Result<Self, CliError> {
         for name in ["certs", "logs", "vault", "mail", "affiliate"] {
             folder.make(name)?;
         }
@@ -108,7 +108,7 @@ impl House {
             let holder = Holder { name: name.to_owned(), principal, ..Holder::local(name) };
             authority.issue(&holder, now, DAYS)?;
         }
-        let house = Self { ports: Ports::free()?, folder, children: Vec::new() };
+        let house = Self { ports: Ports::choose(any_ports)?, folder, children: Vec::new() };
         house.folder.write("vault.toml", house.vault_config().as_bytes())?;
         house.folder.write("mail.toml", house.mail_config().as_bytes())?;
         house.folder.write("affiliate.toml", house.affiliate_config().as_bytes())?;
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn taken_ports_are_replaced_and_no_two_are_the_same() {
         let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 7443)); // or somebody else has it
-        let ports = Ports::free().unwrap();
+        let ports = Ports::choose(false).unwrap();
         assert_ne!(ports.vault.port(), 7443);
         let all = [
             ports.vault,
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn every_configuration_is_toml_and_everybody_has_a_certificate() {
         let parent = tempfile::tempdir().unwrap();
-        let house = House::prepare(Folder::begin(&parent.path().join("dev")).unwrap()).unwrap();
+        let house = House::prepare(Folder::begin(&parent.path().join("dev")).unwrap(), true).unwrap();
         for name in ["vault.toml", "mail.toml", "affiliate.toml", "cli.toml"] {
             let text = std::fs::read_to_string(house.folder.at(name)).unwrap();
             toml::from_str::<toml::Table>(&text).unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));

@@ -4,6 +4,7 @@
 //! - `house`: certificates, configuration, three daemons as children of this process
 //! - `child`: a child that ends with its parent
 //! - `http`: the plain ports of the daemons, asked without ceremony
+//! - `letter`: a mail as a person would read it
 //! - `story`: the chapters, in `taking_in`, `using` and `forgetting`
 //! - `tour`: addresses, and commands to try afterwards
 
@@ -12,6 +13,7 @@ mod folder;
 mod forgetting;
 mod house;
 mod http;
+mod letter;
 mod story;
 mod taking_in;
 mod tour;
@@ -35,6 +37,9 @@ pub(crate) struct Dev {
     /// End after the story, with exit code 0 only if every step held
     #[arg(long)]
     once: bool,
+    /// Listen on any free ports rather than on the usual ones
+    #[arg(long)]
+    any_ports: bool,
     /// Where everything lies; what an earlier run left there is removed
     #[arg(long, default_value = "run/dev", value_name = "DIR")]
     folder: PathBuf,
@@ -45,7 +50,7 @@ impl Dev {
     pub(crate) async fn run(&self, output: &Output) -> Result<(), CliError> {
         let mut stop = Stop::listen()?;
         let folder = Folder::begin(&self.folder)?;
-        let mut house = House::prepare(folder)?;
+        let mut house = House::prepare(folder, self.any_ports)?;
         let outcome = tokio::select! {
             outcome = self.play(&mut house, output) => outcome,
             () = stop.asked() => Err(CliError::Refused("stopped before the story's end".to_owned())),

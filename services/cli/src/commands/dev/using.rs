@@ -8,12 +8,10 @@ use cloakroom_proto::mail::v1::{SendTicketRequest, SendTicketResponse, Subscribe
 use cloakroom_proto::vault::v1::{DetokenizeItem, DetokenizeRequest, ErrorCode, ReadMode};
 
 use super::http;
+use super::letter::readable;
 use super::story::{CONTROLLER, Cast, Order, SUPPORT_PURPOSE, Story};
 use crate::commands::vault::code;
 use crate::error::CliError;
-
-/// Lines of a mail that are shown.
-const BODY_LINES_SHOWN: usize = 8;
 
 /// The shop has a ticket mailed; it hands over tokens alone.
 pub(super) async fn mail_a_ticket(story: &mut Story<'_>, cast: &Cast) -> Result<(), CliError> {
@@ -22,7 +20,7 @@ pub(super) async fn mail_a_ticket(story: &mut Story<'_>, cast: &Cast) -> Result<
         "The shop asks mail by token. mail reads address and name under its own activity, and keeps a sealed copy.",
     )?;
     let sent = send_ticket(story, &cast.person, "ticket-1").await?.map_err(|status| {
-        story.broken(&format!("mail sends the ticket ({}: {})", status.code(), status.message()))
+        story.broken(&format!("mail sends the ticket ({:?}: {})", status.code(), status.message()))
     })?;
     let [name, email] = &cast.secrets;
     let message = message_to(story, email).await;
@@ -68,12 +66,8 @@ pub(super) async fn messages(story: &Story<'_>) -> Vec<serde_json::Value> {
 async fn message_to(story: &Story<'_>, email: &str) -> Option<String> {
     let to = |message: &&serde_json::Value| message["to"].to_string().contains(email);
     let messages = messages(story).await;
-    let message = messages.iter().rev().find(to)?["message"].as_str()?;
-    let headers = ["From:", "To:", "Subject:"];
-    let (head, body) = message.split_once("\r\n\r\n")?;
-    let head = head.lines().filter(|line| headers.iter().any(|header| line.starts_with(header)));
-    let body = body.lines().filter(|line| !line.trim().is_empty()).take(BODY_LINES_SHOWN);
-    Some(head.chain(body).map(|line| format!("| {line}\n")).collect())
+    let letter = readable(messages.iter().rev().find(to)?["message"].as_str()?)?;
+    Some(letter.lines().map(|line| format!("| {line}\n")).collect())
 }
 
 /// The affiliate programme attributes the sale to whoever brought the buyer.
@@ -97,12 +91,15 @@ pub(super) async fn record_a_conversion(story: &mut Story<'_>, cast: &Cast) -> R
     };
     let recorded = affiliate.record_conversion(request).await;
     let recorded = recorded.map_err(|status| {
-        story.broken(&format!("the conversion is recorded ({}: {})", status.code(), status.message()))
+        story.broken(&format!("the conversion is recorded ({:?}: {})", status.code(), status.message()))
     })?;
     let commission = recorded.into_inner().commission_minor;
     story.show(&format!(
-        "{} earned {commission} cents of {} {}",
-        order.affiliate_code, order.amount, order.currency
+        "{} earned {} of {} {}",
+        order.affiliate_code,
+        major(commission),
+        order.amount,
+        order.currency
     ))?;
     let customers = customers(story, cast).await?;
     let hers = customers.iter().find(|customer| customer.order_reference == order.order_id);
@@ -110,6 +107,11 @@ pub(super) async fn record_a_conversion(story: &mut Story<'_>, cast: &Cast) -> R
     story.show(&format!("its customers: {} {masked}", order.order_id))?;
     let known = !masked.is_empty() && masked != cast.secrets[1];
     story.hold(known, "the affiliate sees its customer masked, and is owed its commission")
+}
+
+/// Pounds of pence: what the person of the story paid in has hundredths.
+pub(super) fn major(minor: i64) -> String {
+    format!("{}.{:02}", minor.div_euclid(100), minor.rem_euclid(100))
 }
 
 /// The affiliate's customers, as far as they are still known.

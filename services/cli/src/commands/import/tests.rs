@@ -335,6 +335,23 @@ async fn what_a_refused_row_shares_with_an_earlier_one_lives_and_the_rest_of_it_
     assert_ne!(first[2], last[2]);
 }
 
+/// A buyer whose row was refused is not remembered: a resumed import, which reads the rows taken alone, would
+/// not know them, and would ask for the chunk under way once more under another id.
+#[tokio::test]
+async fn a_refused_buyer_who_comes_again_goes_in_once_though_killed_in_between() {
+    let folder = tempfile::tempdir().unwrap();
+    let vault = FakeVault::new(folder.path());
+    let rows = format!("1,ada@example.org,words\n{}2,ada@example.org,\n", "0,,\n".repeat(ITEMS_MAX));
+    let import = small(folder.path(), &rows);
+    *vault.lost.borrow_mut() = Lost::Back(3); // asked, given back, and asked again in a later chunk
+    assert_eq!(import.through(&vault).await.unwrap_err().exit_code(), 3);
+    *vault.lost.borrow_mut() = Lost::Never;
+    let summary = import.through(&vault).await.unwrap();
+    assert_eq!((summary.taken, summary.rejected), (1001, 1));
+    let subjects = vault.inner.borrow().living.len();
+    assert_eq!((subjects, vault.living()), (1, tokens(&read(folder.path(), "out"))));
+}
+
 #[tokio::test]
 async fn a_caller_who_may_not_release_is_told_what_stays() {
     let folder = tempfile::tempdir().unwrap();
