@@ -13,7 +13,7 @@ use cloakroom_client::{AdminClient, Answer, Client, ClientError};
 use cloakroom_crypto::{hash, jws};
 use cloakroom_proto::admin::v1::{
     ErasureState, GetCertificateRequest, GetErasureRequest, GetSigningKeysRequest, GetStatusRequest, LegalBasis,
-    ListErasuresRequest, RequestErasureRequest, VerifyLogRequest, request_erasure_request,
+    ListErasuresRequest, RedriveErasureRequest, RequestErasureRequest, VerifyLogRequest, request_erasure_request,
 };
 use cloakroom_proto::affiliate::v1::affiliate_service_client::AffiliateServiceClient;
 use cloakroom_proto::affiliate::v1::{ListCustomersRequest, RecordConversionRequest};
@@ -280,6 +280,13 @@ impl Hand {
         self.invariant_reads(at).await;
     }
 
+    /// Has an erasure announced again.
+    pub(crate) async fn redrive(&self, at: usize) {
+        let erasure_id = self.people[at].erasure.as_ref().unwrap().erasure_id.clone();
+        let request = RedriveErasureRequest { erasure_id };
+        answered(async || self.dpo.redrive_erasure(request.clone()).await).await;
+    }
+
     /// Every value of a person reads as it was acknowledged last: the newest value, or ERASED.
     pub(crate) async fn invariant_reads(&self, at: usize) {
         let person = &self.people[at];
@@ -414,7 +421,8 @@ pub(crate) async fn refused_ticket(house: &House, person: &Person) -> Status {
 pub(crate) async fn invariants(house: &House, hands: &[Hand]) {
     let people: Vec<&Person> = hands.iter().flat_map(|hand| &hand.people).collect();
     invariant_erasures_complete(house, &people).await;
-    invariant_downstreams_purged(house, &people).await;
+    invariant_mail(house, &people).await;
+    invariant_affiliate(house, &people).await;
     for hand in hands {
         for at in 0..hand.people.len() {
             hand.invariant_reads(at).await;
@@ -478,28 +486,28 @@ fn check_certificate(house: &House, person: &Person, forgotten: &Forgotten, clai
     }
 }
 
-/// Mail holds the copies of the living and no others; affiliate knows the living and no others.
-pub(crate) async fn invariant_downstreams_purged(house: &House, people: &[&Person]) {
+/// Mail holds the copies of the living and no others.
+pub(crate) async fn invariant_mail(house: &House, people: &[&Person]) {
     let expected: u64 = people.iter().map(|person| person.mail_copies()).sum();
     let subscribers = people.iter().filter(|person| {
         person.subscribed && !person.released && person.erasure.is_none()
     });
     let subscribers = subscribers.count() as u64;
-    let mut last = None;
     let given_up = Instant::now() + SETTLE_MAX;
     loop {
         let counted = house.mail_statistics().await;
-        if (counted.copies, counted.subscribers) == (expected, subscribers) {
+        let counted = (counted.copies, counted.subscribers);
+        if counted == (expected, subscribers) {
             break;
         }
-        if last.as_ref() != Some(&counted) {
-            println!("mail counts {counted:?}; expected are {expected} copies, {subscribers} subscribers");
-            last = Some(counted);
-        }
-        assert!(Instant::now() < given_up, "mail counts {last:?}, not {expected} copies, {subscribers} subscribers");
+        let expected = (expected, subscribers);
+        assert!(Instant::now() < given_up, "copies and subscribers of mail: {counted:?}, not {expected:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
 
+/// Affiliate knows the living and no others.
+async fn invariant_affiliate(house: &House, people: &[&Person]) {
     let affiliate = house.affiliate_client();
     let request =
         ListCustomersRequest { controller: house.controller.clone(), affiliate_code: "AFF-TEST".to_owned() };

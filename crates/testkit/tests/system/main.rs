@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 mod house;
+mod kafka_away;
 mod kills;
+mod late;
 mod load;
 mod rollback;

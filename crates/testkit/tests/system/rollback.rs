@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use cloakroom_client::proto::admin::v1::{GetStatusRequest, VerifyLogRequest};
-use cloakroom_client::proto::vault::v1::{DescribeRequest, ErrorCode};
 use cloakroom_client::{AdminClient, Client, ClientError, Retry};
+use cloakroom_proto::admin::v1::{GetStatusRequest, VerifyLogRequest};
+use cloakroom_proto::vault::v1::{DescribeRequest, ErrorCode};
 use cloakroom_testkit::seed::Sequence;
 use tonic::Code;
 
