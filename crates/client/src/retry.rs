@@ -13,7 +13,8 @@ use crate::ClientError;
 /// How long a call may take altogether, and how it is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// From the first try to the last answer. It travels with the call: the server gives up by then too.
+    /// From the first try to the last answer, a year at most. It travels with the call: the server gives up by
+    /// then too.
     pub deadline: Duration,
     /// The pause after the first failed try; each one after is twice as long.
     pub first_pause: Duration,
@@ -30,6 +31,9 @@ impl Default for Retry {
         }
     }
 }
+
+/// What a clock and a header can hold, whatever is asked for.
+const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Whether a repeat changes nothing more than the first try did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +56,7 @@ impl Retry {
         F: FnMut(Request<Q>) -> W,
         W: Future<Output = Result<Response<A>, Status>>,
     {
-        let end = Instant::now() + self.deadline;
+        let end = Instant::now() + self.deadline.min(DEADLINE_MAX);
         let mut pause = self.first_pause;
         loop {
             let mut attempt = Request::new(request.clone());
@@ -64,8 +68,9 @@ impl Retry {
             };
             let error = ClientError::of_status(address, status);
             let Some(asked) = again(&error).filter(|_| repeat == Repeat::Safe) else { return Err(error) };
-            let wait = asked.max(jittered(pause));
-            if Instant::now() + wait >= end {
+            // Behind the time asked for too: all who were refused together were told the same one.
+            let wait = asked.saturating_add(jittered(pause));
+            if wait >= end.saturating_duration_since(Instant::now()) {
                 return Err(error);
             }
             sleep(wait).await;
@@ -117,9 +122,13 @@ mod tests {
         (tries.get(), outcome)
     }
 
-    fn busy() -> Status {
-        let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(1)));
+    fn busy_for(asked: Duration) -> Status {
+        let details = ErrorDetails::with_retry_info(Some(asked));
         Status::with_error_details(Code::ResourceExhausted, "", details)
+    }
+
+    fn busy() -> Status {
+        busy_for(Duration::from_secs(1))
     }
 
     #[tokio::test(start_paused = true)]
@@ -131,6 +140,28 @@ mod tests {
         assert!(begun.elapsed() >= Duration::from_millis(1050), "waited as long as the server asked");
         let (tries, outcome) = tried(Repeat::Unsafe, &[Status::unavailable("")]).await;
         assert_eq!((tries, outcome.unwrap_err().code()), (1, Some(Code::Unavailable)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_were_told_the_same_time_do_not_come_back_together() {
+        let mut waits = std::collections::BTreeSet::new();
+        for _ in 0..20 {
+            let begun = Instant::now();
+            assert!(tried(Repeat::Safe, &[busy()]).await.1.is_ok());
+            assert!(begun.elapsed() >= Duration::from_secs(1));
+            waits.insert(begun.elapsed());
+        }
+        assert!(waits.len() > 5, "{waits:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn times_beyond_all_measure_are_no_panic() {
+        let (tries, outcome) = tried(Repeat::Safe, &[busy_for(Duration::from_secs(u64::MAX / 2))]).await;
+        assert_eq!((tries, outcome.unwrap_err().code()), (1, Some(Code::ResourceExhausted)));
+        let patient = Retry { deadline: Duration::MAX, ..Retry::default() };
+        let answered =
+            patient.run("vault:1", Repeat::Safe, (), |_| std::future::ready(Ok(Response::new(())))).await;
+        assert!(answered.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
