@@ -167,7 +167,10 @@ impl Serialize for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self)
+        // The parser's own words would repeat what stands there: a password of digits reads as a number.
+        String::deserialize(deserializer)
+            .map(Self)
+            .map_err(|_| serde::de::Error::custom("a secret is text: put it in quotes"))
     }
 }
 
@@ -270,6 +273,16 @@ mod tests {
         let (key, value) = assignment("otlp.endpoint=http://c:1/?a=b").unwrap();
         assert_eq!((key.as_str(), value.as_str()), ("otlp.endpoint", "http://c:1/?a=b"));
         assert!(assignment("quiet").is_err() && assignment("=1").is_err());
+    }
+
+    #[test]
+    fn no_error_repeats_a_secret_that_is_no_text() {
+        for secret in ["471100815", "true", "[471100815]", "{ a = 471100815 }"] {
+            let error = loaded("", &[("CLOAKROOM_PASSWORD", secret)], &[]).unwrap_err().to_string();
+            assert!(!error.contains("471100815") && error.contains("quotes"), "{error}");
+        }
+        let error = loaded("password = 471100815", &[], &[]).unwrap_err().to_string();
+        assert!(!error.contains("471100815"), "{error}");
     }
 
     #[test]

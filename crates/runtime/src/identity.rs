@@ -14,7 +14,6 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_rustls::TlsAcceptor;
 
 pub use files::{TlsFiles, refuse_open_to_others};
 pub use principal::Principal;
@@ -59,9 +58,9 @@ impl Identity {
         Ok(())
     }
 
-    /// The acceptor for the next handshake.
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current.load_full())
+    /// What the next handshake goes by.
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        self.current.load_full()
     }
 }
 

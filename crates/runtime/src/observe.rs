@@ -1,7 +1,8 @@
 //! One span and one measurement for every call, in OpenTelemetry's names for RPC and HTTP servers.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, PoisonError, RwLock};
 use std::task::{Context, Poll};
 
 use axum::body::Body;
@@ -21,6 +22,16 @@ use crate::telemetry::{SECONDS, continue_from_headers};
 
 static GRPC: LazyLock<Histogram<f64>> = LazyLock::new(|| seconds("rpc.server.call.duration"));
 static HTTP: LazyLock<Histogram<f64>> = LazyLock::new(|| seconds("http.server.request.duration"));
+
+/// The methods that a service has answered: as many as are served here. What is refused before any service has
+/// looked is named by whoever calls, so it could be anything, and ever so many.
+static SERVED: RwLock<BTreeSet<String>> = RwLock::new(BTreeSet::new());
+
+/// Stands for all methods that are not served, in metrics and spans.
+const OTHER: &str = "_OTHER";
+
+/// The longest name of a method that a span bears.
+const METHOD_BYTES_MAX: usize = 128;
 
 fn seconds(name: &'static str) -> Histogram<f64> {
     let meter = opentelemetry::global::meter("cloakroom");
@@ -52,21 +63,44 @@ pub(crate) async fn observed(
 fn span_of(protocol: Protocol, method: &Method, path: &str, principal: Option<&Principal>) -> Span {
     let principal = principal.map(field::display);
     match protocol {
-        Protocol::Grpc => tracing::info_span!(
-            "call",
-            otel.name = path,
-            otel.kind = "server",
-            rpc.system.name = "grpc",
-            rpc.method = path,
-            rpc.response.status_code = field::Empty,
-            principal
-        ),
+        Protocol::Grpc => {
+            let method = if is_method(path) { path } else { OTHER };
+            tracing::info_span!(
+                "call",
+                otel.name = method,
+                otel.kind = "server",
+                rpc.system.name = "grpc",
+                rpc.method = method,
+                rpc.response.status_code = field::Empty,
+                principal
+            )
+        }
         // No path: it may name a token, and its parts are not a bounded set.
         Protocol::Http => tracing::info_span!(
             "call", otel.name = %method, otel.kind = "server", http.request.method = %method,
             http.response.status_code = field::Empty, principal
         ),
     }
+}
+
+/// Whether `path` is written as `package.Service/Method`.
+fn is_method(path: &str) -> bool {
+    let names = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'/');
+    path.len() <= METHOD_BYTES_MAX && path.bytes().all(names) && path.matches('/').count() == 1
+}
+
+/// The name under which a call that ended with `code` is measured.
+fn measured_as(path: &str, code: Code) -> &str {
+    use Code::{Cancelled, DeadlineExceeded, ResourceExhausted, Unauthenticated, Unimplemented};
+    if SERVED.read().unwrap_or_else(PoisonError::into_inner).contains(path) {
+        return path;
+    }
+    // Without any service these alone are given.
+    if matches!(code, Cancelled | DeadlineExceeded | ResourceExhausted | Unauthenticated | Unimplemented) {
+        return OTHER;
+    }
+    SERVED.write().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
+    path
 }
 
 /// A call under way. Measured when it is dropped: after its last byte, or when its caller went away.
@@ -102,12 +136,9 @@ impl Drop for Call {
                 let code = self.ended.map_or(Code::Cancelled, |code| Code::from(i32::from(code)));
                 let status = format!("{code:?}");
                 self.span.record("rpc.response.status_code", status.as_str());
-                // What nobody serves is named by whoever calls: one name for all of it.
-                let path = std::mem::take(&mut self.path);
-                let method = if code == Code::Unimplemented { "_OTHER".to_owned() } else { path };
                 let attributes = [
                     KeyValue::new("rpc.system.name", "grpc"),
-                    KeyValue::new("rpc.method", method),
+                    KeyValue::new("rpc.method", measured_as(&self.path, code).to_owned()),
                     KeyValue::new("rpc.response.status_code", status),
                 ];
                 GRPC.record(seconds, &attributes);
@@ -132,7 +163,7 @@ fn method_name(method: &Method) -> &'static str {
         "POST" => "POST",
         "PUT" => "PUT",
         "DELETE" => "DELETE",
-        _ => "_OTHER",
+        _ => OTHER,
     }
 }
 

@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tower::{Layer, ServiceExt};
@@ -42,9 +44,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct ServeConfig {
     /// Connections at once; further ones wait in the kernel's queue.
     pub connections_max: usize,
-    /// TLS handshakes at once: the costly part that a stranger can ask for.
+    /// TLS handshakes at once, from the stranger's first words on: the costly part that one can ask for.
     pub handshakes_max: usize,
-    /// How long a handshake, or the head of an HTTP/1 request, may take.
+    /// How long a handshake, a connection's first request, or the head of an HTTP/1 request, may take.
     pub handshake_ms: u64,
     /// Calls at once on one connection.
     pub connection_calls_max: u32,
@@ -217,8 +219,10 @@ impl House {
             return self.converse(stream, address, None).await;
         };
         let handshake = async {
+            // Whoever says nothing takes nobody's place.
+            let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
             let _permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
-            identity.acceptor().accept(stream).await
+            hello.into_stream(identity.config()).await
         };
         let limit = Duration::from_millis(self.config.handshake_ms);
         let shaken = tokio::select! {
@@ -241,17 +245,27 @@ impl House {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let calls = self.calls.clone();
+        let spoken = Arc::new(AtomicBool::new(false));
+        let speaks = spoken.clone();
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            speaks.store(true, Ordering::Relaxed);
             let (calls, caller) = (calls.clone(), caller.clone());
             request.extensions_mut().insert(PeerAddress(address));
             async move { Ok::<_, Infallible>(answered(request.map(Body::new), caller, calls).await) }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), service));
         let age = Duration::from_millis(self.config.connection_age_ms_max);
+        let silent = async {
+            tokio::time::sleep(Duration::from_millis(self.config.handshake_ms)).await;
+            if spoken.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
             () = self.shutdown.begun() => None,
             () = tokio::time::sleep(age) => None,
+            () = silent => None,
         };
         let ended = match ended {
             Some(ended) => ended,

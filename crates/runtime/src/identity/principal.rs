@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use cloakroom_core::text::is_spiffe_id;
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -11,23 +12,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Principal(Arc<str>);
 
-/// The longest SPIFFE id (SPIFFE-ID 2.3).
-const BYTES_MAX: usize = 2048;
-
 impl Principal {
-    /// Reads a SPIFFE id as SPIFFE-ID section 2 has it: a trust domain of lower-case letters, digits, `.`,
-    /// `-`, `_`, and a path of segments of letters, digits, `.`, `-`, `_`, none of them empty, `.` or `..`.
+    /// Reads a SPIFFE id ([`is_spiffe_id`]).
     pub fn parse(uri: &str) -> Option<Self> {
-        let rest = uri.strip_prefix("spiffe://").filter(|_| uri.len() <= BYTES_MAX)?;
-        let (domain, path) = rest.split_once('/')?;
-        let mark = |byte: u8| matches!(byte, b'.' | b'-' | b'_');
-        let domain_holds = !domain.is_empty()
-            && domain.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || mark(byte));
-        let path_holds = path.split('/').all(|segment| {
-            !matches!(segment, "" | "." | "..")
-                && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || mark(byte))
-        });
-        (domain_holds && path_holds).then(|| Self(uri.into()))
+        is_spiffe_id(uri).then(|| Self(uri.into()))
     }
 
     /// The one URI of a certificate. A certificate with several URIs names nobody (X509-SVID section 2).
@@ -62,35 +50,44 @@ impl fmt::Debug for Principal {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, CustomExtension, KeyPair, SanType};
+
     use super::*;
 
+    fn named(names: Vec<SanType>, extensions: Vec<CustomExtension>) -> Option<String> {
+        let mut params = CertificateParams::default();
+        (params.subject_alt_names, params.custom_extensions) = (names, extensions);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        Principal::of_certificate(certificate.der()).map(|principal| principal.to_string())
+    }
+
+    fn uri(text: &str) -> SanType {
+        SanType::URI(text.try_into().unwrap())
+    }
+
     #[test]
-    fn a_spiffe_id_has_a_domain_and_a_path() {
-        for good in ["spiffe://cloakroom.local/shop", "spiffe://a_b-c.d/ns/prod/sa/Mail.v2"] {
-            assert_eq!(Principal::parse(good).unwrap().as_str(), good);
+    fn a_certificate_names_its_holder_by_one_spiffe_uri() {
+        let (shop, host) = ("spiffe://cloakroom.local/shop", SanType::DnsName("shop".try_into().unwrap()));
+        assert_eq!(named(vec![host.clone(), uri(shop)], vec![]).as_deref(), Some(shop));
+        // Any second URI, also one of another scheme: who is meant is nobody's to choose.
+        for other in ["spiffe://cloakroom.local/dpo", shop, "https://shop.example"] {
+            assert_eq!(named(vec![uri(shop), uri(other)], vec![]), None, "{other}");
+            assert_eq!(named(vec![uri(other), uri(shop)], vec![]), None, "{other}");
         }
-        let long = format!("spiffe://d/{}", "x".repeat(BYTES_MAX));
-        let bad = [
-            "",
-            "spiffe://",
-            "spiffe://domain",
-            "spiffe://domain/",
-            "spiffe:///path",
-            "https://d/p",
-            "spiffe://Domain/p",
-            "spiffe://d/p/",
-            "spiffe://d//p",
-            "spiffe://d/../p",
-            "spiffe://d/p?q",
-            "spiffe://d/p#f",
-            "spiffe://d:1/p",
-            "spiffe://u@d/p",
-            "spiffe://d/%41",
-            "SPIFFE://d/p",
-            &long,
-        ];
-        for bad in bad {
-            assert_eq!(Principal::parse(bad), None, "{bad}");
+        for none in ["https://shop.example/x", "SPIFFE://cloakroom.local/shop", "spiffe://cloakroom.local"] {
+            assert_eq!(named(vec![uri(none)], vec![]), None, "{none}");
         }
+        assert_eq!(named(vec![host], vec![]), None);
+    }
+
+    #[test]
+    fn a_certificate_with_two_extensions_of_names_names_nobody() {
+        let shop = "spiffe://cloakroom.local/shop";
+        let mut content = vec![0x30, shop.len() as u8 + 2, 0x86, shop.len() as u8];
+        content.extend_from_slice(shop.as_bytes());
+        let extension = || CustomExtension::from_oid_content(&[2, 5, 29, 17], content.clone());
+        assert_eq!(named(vec![], vec![extension()]).as_deref(), Some(shop), "alone it would do");
+        assert_eq!(named(vec![uri("spiffe://cloakroom.local/dpo")], vec![extension()]), None);
+        assert_eq!(named(vec![], vec![extension(), extension()]), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Real TLS on a free port: who gets in, as whom, and what happens while certificates and the process change.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use axum::Extension;
 use axum::routing::get;
@@ -290,6 +290,54 @@ async fn who_does_not_shake_hands_in_time_is_let_go() {
     let read = silent.read(&mut byte);
     let ended = tokio::time::timeout(Duration::from_secs(10), read).await.expect("the connection is closed");
     assert!(matches!(ended, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn strangers_who_say_nothing_keep_nobody_from_shaking_hands() {
+    let port = port(ServeConfig { handshakes_max: 1, handshake_ms: 60_000, ..ServeConfig::default() }).await;
+    let _silent = TcpStream::connect(port.address).await.unwrap();
+    let shop = port.caller("shop");
+    let asked = tokio::time::timeout(Duration::from_secs(10), port.whoami(Some(&shop))).await;
+    assert_eq!(asked.expect("let in beside the silent one").unwrap().0, StatusCode::OK);
+}
+
+/// Waits for the other side to close.
+async fn closed(stream: &mut (impl AsyncRead + Unpin)) {
+    let mut bytes = [0; 64];
+    let read_all = async { while matches!(stream.read(&mut bytes).await, Ok(1..)) {} };
+    tokio::time::timeout(Duration::from_secs(10), read_all).await.expect("the connection is closed");
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_for_nothing_is_closed_and_one_that_has_asked_is_not() {
+    let port = port(ServeConfig { handshake_ms: 100, ..ServeConfig::default() }).await;
+    let shop = port.caller("shop");
+    let stream = port.connect(Some(&shop)).await.unwrap();
+    let shake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = shake.await.unwrap();
+    tokio::spawn(connection);
+    let request = || Request::get("https://localhost/whoami").body(Body::empty()).unwrap();
+    assert_eq!(sender.send_request(request()).await.unwrap().status(), StatusCode::OK);
+
+    let mut silent = port.connect(Some(&shop)).await.unwrap();
+    closed(&mut silent).await;
+    assert_eq!(sender.send_request(request()).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn without_tls_too_a_silent_connection_is_closed() {
+    let config = ServeConfig { handshake_ms: 100, ..ServeConfig::default() };
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), config).await.unwrap();
+    let (address, shutdown) = (listener.local_address(), Shutdown::new());
+    let served = tokio::spawn(listener.serve_plain(Router::new(), shutdown.clone()));
+    // Also one whose first words could still become either version of HTTP.
+    for words in ["", "PRI"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, words.as_bytes()).await.unwrap();
+        closed(&mut stream).await;
+    }
+    shutdown.begin();
+    assert_eq!(served.await.unwrap(), Drained { connections_cut: 0 });
 }
 
 #[tokio::test]
