@@ -23,7 +23,7 @@ use cloakroom_crypto::role::Value;
 use cloakroom_crypto::seal::Context;
 use cloakroom_crypto::{Key, Plaintext, random};
 use cloakroom_keytree::start::Found;
-use cloakroom_keytree::{FileHolder, LogView, RootHolder, Subtree, Tree, TreeOptions};
+use cloakroom_keytree::{Fault, FileHolder, LogView, RootHolder, Subtree, Tree, TreeOptions};
 use cloakroom_proto::record::v1::Copy as CopyRecord;
 use cloakroom_store::Records;
 use cloakroom_store::embedded::{EmbeddedRecords, Folder};
@@ -102,7 +102,16 @@ impl Copies {
         folder: Option<Folder>,
     ) -> Result<Self, DownstreamError> {
         let found = Found::look(Arc::clone(&records), holder, TreeOptions::default()).await?;
-        found.check(LogView::default()).await?;
+        if let Err(fault) = found.check(LogView::default()).await {
+            if let Fault::Gate(reason) = &fault {
+                tracing::error!(
+                    %reason,
+                    "these copies are an old copy and noise; remove the data folder to start with none: \
+                     what is needed is read anew, what was erased is told again"
+                );
+            }
+            return Err(fault.into());
+        }
         let mut started = found.start(StartId(random::id16()), None, &[], None).await?;
         if started.root_stays.take().is_some() {
             started.writer.destroy_former().await?;

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloakroom_bus::{BusConfig, BusError, Incoming, Outgoing, Position, verify};
+use cloakroom_bus::{BusConfig, BusError, Incoming, Outgoing, Position, Refused, verify};
 use cloakroom_client::{AdminClient, ClientError, Endpoint};
 use cloakroom_core::clock::Clock;
 use cloakroom_crypto::random;
@@ -44,6 +44,10 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Pauses between tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// A daemon that starts beside the vault, or before its register is applied, is ready soon after.
+const LONGEST_PAUSE_AT_START: Duration = Duration::from_secs(1);
+/// Whoever forges records must not make every one of them a call to the vault.
+const KEYS_ASKED_EVERY: Duration = Duration::from_secs(1);
 /// After so long without Kafka taking an answer the vault is asked whether Kafka is elsewhere now.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(10);
 /// How often the lag is measured, and how long the broker may take to say.
@@ -83,6 +87,8 @@ pub struct Kit {
     key: Arc<SigningKey>,
     metrics: Metrics,
     registration: Registration,
+    /// When the vault was last asked for it.
+    registered: Instant,
     /// Answers to what was purged by replay, until Kafka has them.
     unanswered: Vec<Outgoing>,
 }
@@ -104,7 +110,8 @@ impl Kit {
         let key = Arc::new(key_file::open_or_make(&config.key_file)?);
         let admin = AdminClient::lazy(&config.admin, Some(telemetry::inject))?;
         let (metrics, registration) = (Metrics::new(), Registration::default());
-        let mut kit = Self { config, admin, purge, clock, key, metrics, registration, unanswered: vec![] };
+        let registered = Instant::now();
+        let mut kit = Self { config, admin, purge, clock, key, metrics, registration, registered, unanswered: vec![] };
         let mut pause = FIRST_PAUSE;
         loop {
             let caught_up = tokio::select! {
@@ -116,9 +123,10 @@ impl Kit {
                 Err(error) if is_for_good(&error) => return Err(error),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "not caught up yet");
-                    condition.unmet(format!("not caught up with the erasure ledger: {error}"));
+                    condition.unmet(format!("not caught up with the erasure ledger: {}", chain(&error)));
                 }
             }
+            pause = pause.min(LONGEST_PAUSE_AT_START);
             if !wait(&mut pause, shutdown).await {
                 return Ok(None);
             }
@@ -251,7 +259,7 @@ impl Kit {
     /// new: the vault is asked once more before the record is refused.
     async fn open(&mut self, record: Incoming) -> Result<(Message, i64), &'static str> {
         let verified = match verify(record.clone(), &self.registration.keyring) {
-            Err(cloakroom_bus::Refused::UnknownKey) => {
+            Err(Refused::UnknownKey) if self.registered.elapsed() >= KEYS_ASKED_EVERY => {
                 self.register_again().await;
                 verify(record, &self.registration.keyring)
             }
@@ -385,6 +393,12 @@ async fn wait(pause: &mut Duration, shutdown: &Shutdown) -> bool {
 async fn drained(shutdown: &Shutdown) {
     shutdown.begun().await;
     tokio::time::sleep(DRAIN).await;
+}
+
+/// What happened and why, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Whether waiting would change nothing: what is configured is wrong.

@@ -32,8 +32,8 @@ const CONVERSATIONS_MAX: usize = 64;
 /// A line that does not come in so long ends the conversation.
 const SILENT_MAX: Duration = Duration::from_secs(60);
 
-/// A message as it arrived.
-#[derive(Clone, Debug, Default, Serialize)]
+/// A message as it arrived. No `Debug`: it is full of people.
+#[derive(Clone, Default, Serialize)]
 pub struct Received {
     /// The envelope's sender.
     pub from: String,
@@ -152,7 +152,10 @@ impl Handler for Envelope {
 
     fn data_end(&mut self) -> Response {
         if self.data.len() > MESSAGE_BYTES_MAX {
-            return response::NO_STORAGE;
+            // The state machine would take what follows a refusal for more data.
+            let mut refused = response::NO_STORAGE;
+            refused.action = Action::Close;
+            return refused;
         }
         let mut received = std::mem::take(&mut self.current);
         received.message = String::from_utf8_lossy(&self.data).into_owned();

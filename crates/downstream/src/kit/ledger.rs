@@ -9,7 +9,7 @@ use cloakroom_crypto::sign::{VerifyingKey, record_bytes};
 use cloakroom_proto::admin::v1::{RegisterDownstreamRequest, ReplayErasuresRequest, ReplayErasuresResponse};
 use cloakroom_runtime::shutdown::Shutdown;
 use data_encoding::HEXLOWER;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::inbox::{self, Message};
 use super::{BATCH_MAX, Kit};
@@ -64,6 +64,7 @@ impl Registration {
 impl Kit {
     /// Tells the vault who this is, and learns whom it serves.
     pub(super) async fn register(&mut self) -> Result<(), DownstreamError> {
+        self.registered = Instant::now();
         let request = RegisterDownstreamRequest {
             downstream: self.config.downstream.clone(),
             verifying_key: self.key.verifying_key().as_bytes().to_vec().into(),
