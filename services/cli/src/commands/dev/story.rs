@@ -89,8 +89,8 @@ impl Story<'_> {
     /// Begins a chapter: its title, and why it matters in a line.
     pub(super) fn chapter(&mut self, title: &str, why: &str) -> Result<(), CliError> {
         self.chapters = self.chapters.saturating_add(1);
-        let title = format!("\n{:>2}  {title}", self.chapters);
-        self.output.line(&self.output.paint(Tone::Strong, &title))?;
+        let title = self.output.paint(Tone::Strong, &format!("{:>2}  {title}", self.chapters));
+        self.output.line(&format!("\n{title}"))?;
         self.note(why)
     }
 
