@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cloakroom_core::clock::ManualClock;
 use cloakroom_core::event::Shape;
 use cloakroom_core::refusal::{Code, Refusal};
+use cloakroom_engine::open::Layers;
 use cloakroom_engine::{
     DetokenizeRequest, Engine, ErasureRequest, GateReason, Opened, Options, Plaintext, SubjectRef,
     TokenizeItem, TokenizeRequest, Tokenized, Who,
@@ -44,11 +45,40 @@ impl House {
         Self { folder: folder.to_owned(), clock: Arc::new(ManualClock::at(1_790_000_000_000)), _own: None }
     }
 
-    pub(crate) async fn try_open(&self) -> Result<Opened, cloakroom_engine::EngineError> {
+    pub(crate) fn options(&self) -> Options {
         let mut options = Options::in_folder(&self.folder);
         options.allow_unlocked = true;
+        options.reserve_bytes = 0;
         options.admins = vec![ADMIN.to_owned()];
-        Engine::open(options, self.clock.clone()).await
+        options
+    }
+
+    pub(crate) async fn try_open(&self) -> Result<Opened, cloakroom_engine::EngineError> {
+        Engine::open(self.options(), self.clock.clone()).await
+    }
+
+    /// Opens with layers over the stores.
+    pub(crate) async fn open_over(
+        &self,
+        layers: &mut dyn Layers,
+    ) -> Result<Engine, cloakroom_engine::EngineError> {
+        match Engine::open_over(self.options(), self.clock.clone(), layers).await? {
+            Opened::Ready(engine) => Ok(engine),
+            Opened::Gated(reason) => panic!("the gate is closed: {reason}"),
+        }
+    }
+
+    /// A copy of this vault as it lies there now.
+    pub(crate) fn fork(&self) -> Self {
+        let fork = Self::new();
+        copy(&self.folder, &fork.folder);
+        fork
+    }
+
+    /// Puts in place of one of this vault's folders what `other` has there.
+    pub(crate) fn take(&self, folder: &str, other: &House) {
+        std::fs::remove_dir_all(self.folder.join(folder)).unwrap();
+        copy(&other.folder.join(folder), &self.folder.join(folder));
     }
 
     pub(crate) async fn open(&self) -> Engine {

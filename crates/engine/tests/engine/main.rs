@@ -1,6 +1,14 @@
 //! The engine as its daemon uses it, on real disks, without a bus.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
+mod branches;
+mod concurrent;
+mod damage;
+mod faults;
+mod golden;
+mod holder;
 mod house;
+mod ledger;
+mod power;
 mod restart;
 mod verbs;

@@ -1,0 +1,121 @@
+//! A root holder that does not do what it is asked while it is told not to, or without power.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use cloakroom_core::ids::{CommitPosition, RootId, TreeId};
+use cloakroom_crypto::role::Page;
+use cloakroom_crypto::{Key, KeyRef};
+use cloakroom_keytree::{HeldRoot, HolderError, OwnerNumber, RootHolder};
+use cloakroom_store::Answer;
+
+/// What goes wrong.
+#[derive(Default)]
+pub(crate) struct Moods {
+    pub(crate) keeps_roots: AtomicBool,
+    pub(crate) makes_none: AtomicBool,
+    pub(crate) deaf: AtomicBool,
+}
+
+/// Asked before a root is made or destroyed; whether it is done, and whether that is told.
+pub(crate) trait Steps: Send + Sync {
+    fn step(&self) -> (bool, bool);
+}
+
+impl Steps for () {
+    fn step(&self) -> (bool, bool) {
+        (true, true)
+    }
+}
+
+pub(crate) struct Moody {
+    pub(crate) inner: Arc<dyn RootHolder>,
+    pub(crate) moods: Arc<Moods>,
+    pub(crate) steps: Arc<dyn Steps>,
+}
+
+fn no<T>() -> Result<T, HolderError> {
+    Err(HolderError::Io { what: "a call", source: std::io::Error::other("in no mood") })
+}
+
+impl Moody {
+    fn impose<'a>(
+        &'a self,
+        refused: &AtomicBool,
+        work: impl FnOnce() -> Answer<'a, Result<(), HolderError>>,
+    ) -> Answer<'a, Result<(), HolderError>> {
+        if refused.load(Ordering::SeqCst) {
+            return Answer::now(no());
+        }
+        let (done, told) = self.steps.step();
+        let work = done.then(work);
+        Answer::later(async move {
+            match work {
+                Some(work) => work.await?,
+                None => return no(),
+            }
+            if told { Ok(()) } else { no() }
+        })
+    }
+}
+
+impl RootHolder for Moody {
+    fn kind(&self) -> &'static str {
+        self.inner.kind()
+    }
+
+    fn destroy_class(&self) -> &'static str {
+        self.inner.destroy_class()
+    }
+
+    fn own(&self, tree: TreeId) -> Answer<'_, Result<OwnerNumber, HolderError>> {
+        self.inner.own(tree)
+    }
+
+    fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
+        self.impose(&self.moods.makes_none, || self.inner.create(tree, owner, root))
+    }
+
+    fn wrap<'a>(
+        &'a self,
+        tree: TreeId,
+        root: RootId,
+        key: KeyRef<'a, Page>,
+    ) -> Answer<'a, Result<Bytes, HolderError>> {
+        self.inner.wrap(tree, root, key)
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        tree: TreeId,
+        root: RootId,
+        anchor: &'a [u8],
+    ) -> Answer<'a, Result<Key<Page>, HolderError>> {
+        self.inner.unwrap(tree, root, anchor)
+    }
+
+    fn destroy(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
+        self.impose(&self.moods.keeps_roots, || self.inner.destroy(tree, owner, root))
+    }
+
+    fn list(&self, tree: TreeId) -> Answer<'_, Result<Vec<HeldRoot>, HolderError>> {
+        self.inner.list(tree)
+    }
+
+    fn note(
+        &self,
+        tree: TreeId,
+        owner: OwnerNumber,
+        commit: CommitPosition,
+    ) -> Answer<'_, Result<(), HolderError>> {
+        if self.moods.deaf.load(Ordering::SeqCst) {
+            return Answer::now(no());
+        }
+        self.inner.note(tree, owner, commit)
+    }
+
+    fn noted(&self, tree: TreeId) -> Answer<'_, Result<Option<CommitPosition>, HolderError>> {
+        self.inner.noted(tree)
+    }
+}
