@@ -9,9 +9,19 @@ use rdkafka::producer::ProducerContext;
 
 use crate::config::{Address, Bootstrap, BusConfig, Security};
 
+/// librdkafka's second names of settings that are made here: under these, which of the two holds would be
+/// left to chance.
+const SECOND_NAMES: [&str; 5] = [
+    "metadata.broker.list",
+    "request.required.acks",
+    "delivery.timeout.ms",
+    "message.send.max.retries",
+    "auto.commit.enable",
+];
+
 pub(crate) fn client_config(config: &BusConfig, address: &Address) -> ClientConfig {
     let mut native = ClientConfig::new();
-    for (name, value) in &config.extra {
+    for (name, value) in config.extra.iter().filter(|(name, _)| !SECOND_NAMES.contains(&name.as_str())) {
         native.set(name, value);
     }
     native

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloakroom_crypto::sign::SigningKey;
+use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
@@ -96,15 +97,7 @@ impl Publisher {
             return Ok(Arc::clone(connection));
         }
         let address = self.config.bootstrap.resolve().await;
-        let producer = client_config(&self.config, &address)
-            .set("enable.idempotence", "true") // brings acks=all, endless retries, order kept across them
-            .set("acks", "all")
-            .set("message.timeout.ms", "0") // none: a broker that is away for a day loses nothing
-            .set("partitioner", "murmur2_random") // as every other Kafka client spreads keys
-            .set("topic.metadata.propagation.max.ms", "10000") // then a topic that nobody made is refused
-            .set("queue.buffering.max.messages", QUEUE_RECORDS_MAX)
-            .set("queue.buffering.max.kbytes", QUEUE_KIB_MAX)
-            .set("allow.auto.create.topics", "false") // they would have the broker's policy, not ours
+        let producer = producer_config(&self.config, &address)
             .create_with_context(Tracing)
             .map_err(|error| BusError::of(&error))?;
         let connection = Arc::new(Connection { producer, address });
@@ -121,6 +114,21 @@ impl Publisher {
         }
         drop(tokio::task::spawn_blocking(move || drop(spent))); // the last holder waits for librdkafka
     }
+}
+
+fn producer_config(config: &BusConfig, address: &Address) -> ClientConfig {
+    let mut native = client_config(config, address);
+    native
+        .set("enable.idempotence", "true") // order kept across retries
+        .set("acks", "all")
+        .set("retries", i32::MAX.to_string())
+        .set("message.timeout.ms", "0") // none: a broker that is away for a day loses nothing
+        .set("partitioner", "murmur2_random") // as every other Kafka client spreads keys
+        .set("topic.metadata.propagation.max.ms", "10000") // then a topic that nobody made is refused
+        .set("queue.buffering.max.messages", QUEUE_RECORDS_MAX)
+        .set("queue.buffering.max.kbytes", QUEUE_KIB_MAX)
+        .set("allow.auto.create.topics", "false"); // they would have the broker's policy, not ours
+    native
 }
 
 /// Hands over what is pending and takes off it what the broker acknowledges.
@@ -195,5 +203,33 @@ fn triage(code: RDKafkaErrorCode, topic: &str) -> Result<Ended, BusError> {
             Ok(Ended::Disconnected)
         }
         _ => Err(BusError::refused(topic, code)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Bootstrap;
+
+    #[test]
+    fn no_further_setting_undoes_what_is_promised_under_either_of_its_names() {
+        let kept = [
+            ("bootstrap.servers", "metadata.broker.list", "kafka:9092"),
+            ("acks", "request.required.acks", "all"),
+            ("message.timeout.ms", "delivery.timeout.ms", "0"),
+            ("retries", "message.send.max.retries", "2147483647"),
+        ];
+        let mut config = BusConfig::plaintext(Bootstrap::Address("kafka:9092".into()));
+        config.extra.insert("linger.ms".into(), "7".into());
+        for (name, other, _) in kept {
+            config.extra.extend([(name.into(), "1".into()), (other.into(), "1".into())]);
+        }
+        let address = Address { servers: "kafka:9092".into(), start: String::new() };
+        let native = producer_config(&config, &address);
+        for (name, other, value) in kept {
+            assert_eq!((native.get(name), native.get(other)), (Some(value), None), "{name}");
+        }
+        assert_eq!(native.get("linger.ms"), Some("7"));
+        native.create_native_config().expect("librdkafka takes every one of them");
     }
 }
