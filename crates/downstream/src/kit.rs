@@ -53,7 +53,7 @@ const PUBLISHED_WITHIN: Duration = Duration::from_secs(10);
 /// How often the lag is measured, and how long the broker may take to say.
 const LAG_EVERY: Duration = Duration::from_secs(10);
 const LAG_WITHIN: Duration = Duration::from_secs(3);
-/// How long an answer under way may take once the daemon is to stop.
+/// How long an answer under way, and the leave from Kafka, may take once the daemon is to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// How a downstream reaches the vault and Kafka.
@@ -167,8 +167,10 @@ impl Kit {
                 },
             }
         }
-        if let Some(line) = line {
-            line.subscription.close().await;
+        if let Some(line) = line
+            && timeout(DRAIN, line.subscription.close()).await.is_err()
+        {
+            tracing::warn!("Kafka did not take the leave; it gives the partitions to others by itself");
         }
     }
 
@@ -183,7 +185,7 @@ impl Kit {
             && let Some(former) = line.take()
         {
             tracing::info!("Kafka is elsewhere now");
-            former.subscription.close().await;
+            tokio::spawn(former.subscription.close()); // nobody may be there any more to take the leave
         }
         match line {
             Some(line) => line.extend(topics),

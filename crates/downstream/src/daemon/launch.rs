@@ -4,6 +4,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cloakroom_crypto::{arena, process};
 use cloakroom_runtime::config::{dump, load};
@@ -17,9 +18,11 @@ use crate::DownstreamError;
 
 /// The command line or the configuration cannot be used.
 const USAGE_EXIT_CODE: u8 = 2;
-/// Locked memory: the page cache's 4 MiB and as much for keys at work need no more than the 8 MiB that most
-/// systems let a process lock.
+/// Locked memory: 4 MiB of opened pages and 2 of keys at work stay within the 8 MiB that most systems let a
+/// process lock.
 const LOCKED_BYTES: usize = 6 << 20;
+/// A Kafka client that leaves a broker which is gone waits for ever: nothing here does.
+const LEFT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A `main`: reads the command line and the configuration, starts telemetry, keeps keys from core dumps and
 /// swap, and runs the service until a signal. `name` is the program's.
@@ -47,13 +50,17 @@ where
     if shown {
         return dump(&config).map_or_else(|error| said(name, &error, 1), |text| printed(&text));
     }
-    match until_a_signal(name, version, config, run) {
+    let ended = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| {
+        let ended = runtime.block_on(until_a_signal(name, version, config, run));
+        runtime.shutdown_timeout(LEFT_WITHIN);
+        ended
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => said(name, error.as_ref(), 1),
     }
 }
 
-#[tokio::main]
 async fn until_a_signal<S, R, F, E>(
     name: &'static str,
     version: &'static str,

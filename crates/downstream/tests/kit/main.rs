@@ -105,6 +105,12 @@ impl House {
         timeout(DEADLINE, publisher.publish(vec![record])).await.expect("in time").unwrap();
     }
 
+    /// Ends the kit while the broker is still there to be left.
+    async fn stop(self, running: tokio::task::JoinHandle<()>) {
+        self.shutdown.begin();
+        timeout(DEADLINE, running).await.expect("a graceful stop").unwrap();
+    }
+
     fn acks(&self) -> Subscription {
         Subscription::open(&self.bus, "test-acks", [topics::ack(CONTROLLER)])
     }
@@ -183,8 +189,7 @@ async fn a_purge_on_kafka_ends_in_a_signed_answer_and_a_repeat_in_the_same() {
     assert_eq!(house.ack(&mut acks).await.status(), bus::AckStatus::NothingHeld);
     acks.close().await;
 
-    house.shutdown.begin();
-    timeout(DEADLINE, running).await.expect("a graceful stop").unwrap();
+    house.stop(running).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,7 +197,7 @@ async fn a_record_that_does_not_verify_purges_nothing_and_is_put_aside() {
     let house = House::new().await;
     let copies = house.copies().await;
     put(&copies, "t1").await;
-    let _running = house.run(Arc::new(copies.clone())).await;
+    let running = house.run(Arc::new(copies.clone())).await;
 
     // A record of the announcer's, changed on its way.
     let mut peek = Subscription::open(&house.bus, "test-peek", [topics::erasure(CONTROLLER)]);
@@ -220,6 +225,7 @@ async fn a_record_that_does_not_verify_purges_nothing_and_is_put_aside() {
     while house.ack(&mut acks).await.purge_id != "p2" {}
     assert!(is_purged(&copies, "t1").await);
     acks.close().await;
+    house.stop(running).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -233,7 +239,7 @@ async fn a_new_announcer_key_is_asked_for_before_a_record_is_refused() {
     let purge_by: Arc<dyn Purge> = Arc::new(copies.clone());
     let kit = Kit::catch_up(config, purge_by, Arc::new(SystemClock), &condition, &house.shutdown);
     let kit = kit.await.unwrap().unwrap();
-    tokio::spawn(kit.run(house.shutdown.clone()));
+    let running = tokio::spawn(kit.run(house.shutdown.clone()));
     let key = Arc::new(SigningKey::generate());
     house.vault.known().announcer_keys.push(Bytes::copy_from_slice(key.verifying_key().as_bytes()));
     let rotated = Publisher::connect(&house.bus, Signer { source: "vault".into(), key });
@@ -250,6 +256,7 @@ async fn a_new_announcer_key_is_asked_for_before_a_record_is_refused() {
         () = publishing => {}
     }
     acks.close().await;
+    house.stop(running).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -267,7 +274,7 @@ async fn the_ledger_is_replayed_before_it_is_ready_and_answered_on_kafka() {
     drop(again);
     assert_eq!(house.vault.known().replays, [0, 110]);
 
-    tokio::spawn(kit.run(house.shutdown.clone()));
+    let running = tokio::spawn(kit.run(house.shutdown.clone()));
     let mut acks = house.acks();
     let mut answered = [house.ack(&mut acks).await, house.ack(&mut acks).await];
     answered.sort_by(|one, other| one.purge_id.cmp(&other.purge_id));
@@ -276,6 +283,7 @@ async fn the_ledger_is_replayed_before_it_is_ready_and_answered_on_kafka() {
         ("p9".into(), bus::AckStatus::NothingHeld)
     ]);
     acks.close().await;
+    house.stop(running).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -302,7 +310,7 @@ async fn a_rectified_token_s_copy_is_dropped_once() {
     let house = House::new().await;
     let copies = house.copies().await;
     put(&copies, "t1").await;
-    let _running = house.run(Arc::new(copies.clone())).await;
+    let running = house.run(Arc::new(copies.clone())).await;
     let notice = |sequence| {
         let kind = bus::NoticeKind::Rectified.into();
         let message = bus::Notice { version: 1, kind, token: "t1".into(), sequence };
@@ -319,6 +327,7 @@ async fn a_rectified_token_s_copy_is_dropped_once() {
     house.ack(&mut acks).await;
     acks.close().await;
     assert!(kept().await.is_some(), "an old notice drops nothing");
+    house.stop(running).await;
 }
 
 /// Says what the test wants.
@@ -352,7 +361,7 @@ impl Purge for Scripted {
 async fn a_purge_is_tried_again_until_it_is_done_and_refused_only_when_it_refuses() {
     let house = House::new().await;
     let script = [Err(PurgeError::retry("away")), Err(PurgeError::retry("away")), Ok(()), Err(PurgeError::refuse("held-by-law"))];
-    let _running = house.run(Arc::new(Scripted(Mutex::new(script.into())))).await;
+    let running = house.run(Arc::new(Scripted(Mutex::new(script.into())))).await;
     assert_eq!(house.vault.known().registered[0].copies_tree_id, "");
     let mut acks = house.acks();
     house.announce("t1", "p1").await;
@@ -363,6 +372,7 @@ async fn a_purge_is_tried_again_until_it_is_done_and_refused_only_when_it_refuse
     assert_eq!((ack.status(), ack.reason.as_str()), (bus::AckStatus::Refused, "held-by-law"));
     acks.close().await;
     assert_eq!(house.dead_letter().await.reason, "refused");
+    house.stop(running).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
