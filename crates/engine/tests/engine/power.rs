@@ -182,9 +182,10 @@ impl Machine {
             };
             records.cut_power(kept).await.unwrap();
         }
-        let Some(log) = &self.log else { return };
+        // A log whose end was not cut yet was synced when it was opened, and not written since.
+        let Some(log) = self.log.filter(|log| log.synced() != (0, 0)) else { return };
         let after = tempfile::tempdir().unwrap();
-        power_cut(log, after.path(), left).unwrap();
+        power_cut(&log, after.path(), left).unwrap();
         replace(&house.folder.join("data/log"), after.path());
     }
 }
