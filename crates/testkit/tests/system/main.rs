@@ -2,13 +2,17 @@
 //! against a real Apache Kafka, called as their clients call them. What each test promises is its name.
 //!
 //! - `house`: a set of daemons in a folder of its own
+//! - `scan`, `collector`: looking for values in whatever was written or sent
 //! - `load`: people who are checked in, mailed, attributed and forgotten, and what must be true of them afterwards
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
+mod collector;
 mod house;
 mod kafka_away;
 mod kills;
 mod late;
 mod load;
 mod rollback;
+mod scan;
+mod secrecy;
