@@ -244,7 +244,9 @@ impl Copies {
             Ok(false) => tracing::warn!("the writer of copies had ended before it was asked to"),
             Err(_) => {
                 stop.abort();
-                tracing::warn!("the writer of copies did not end in time; the next start settles what it left");
+                tracing::warn!(
+                    "the writer of copies did not end in time; the next start settles what it left"
+                );
             }
         }
     }
@@ -328,14 +330,17 @@ impl CopyGuard {
         let house = &self.copies.0;
         let mut dead: Option<Slot> = None;
         loop {
-            let Some(bytes) = house.records.get(&layout::copy(&self.token, of)).await? else { return Ok(None) };
+            let Some(bytes) = house.records.get(&layout::copy(&self.token, of)).await? else {
+                return Ok(None);
+            };
             let copy: CopyRecord = layout::decode("copy", bytes)?;
             let slot = slot_of(&copy)?;
             if dead == Some(slot) {
                 return Err(DownstreamError::Damaged("copy: its key is gone"));
             }
             let context = context(&self.token, of, copy.bits);
-            let open = |key: cloakroom_crypto::KeyRef<'_, _>| key.for_job::<Value>().open(&copy.sealed, &context);
+            let open =
+                |key: cloakroom_crypto::KeyRef<'_, _>| key.for_job::<Value>().open(&copy.sealed, &context);
             match house.tree.with_key(slot, open).await? {
                 Some(opened) => return Ok(Some(opened?)),
                 None => dead = Some(slot), // dropped between the two looks, as a rectified one is: look again

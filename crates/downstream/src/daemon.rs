@@ -1,7 +1,7 @@
 //! A downstream's daemon: what all of them share, so that each one's own crate is its own work alone.
 //!
 //! - [`config`]: the configuration, with the service's own part in it
-//! - [`launch`]: from the command line to the exit code
+//! - [`launch()`]: from the command line to the exit code
 //! - [`Daemon`]: ports, copies and kit under way
 //! - [`Callers`]: who may call
 //! - [`status`]: what they are told when something cannot be done
@@ -9,7 +9,7 @@
 mod arguments;
 mod callers;
 pub mod config;
-pub mod launch;
+mod launch;
 mod refusal;
 
 use std::sync::Arc;

@@ -23,7 +23,8 @@ impl Token {
     /// # Errors
     /// [`DownstreamError::NotAToken`]
     pub fn parse(text: &str) -> Result<Self, DownstreamError> {
-        let fits = (1..=TOKEN_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let fits =
+            (1..=TOKEN_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
         if fits { Ok(Self(text.into())) } else { Err(DownstreamError::NotAToken) }
     }
 

@@ -111,7 +111,8 @@ impl Kit {
         let admin = AdminClient::lazy(&config.admin, Some(telemetry::inject))?;
         let (metrics, registration) = (Metrics::new(), Registration::default());
         let registered = Instant::now();
-        let mut kit = Self { config, admin, purge, clock, key, metrics, registration, registered, unanswered: vec![] };
+        let mut kit =
+            Self { config, admin, purge, clock, key, metrics, registration, registered, unanswered: vec![] };
         let mut pause = FIRST_PAUSE;
         loop {
             let caught_up = tokio::select! {
@@ -235,7 +236,12 @@ impl Kit {
                 Ok((Message::Unknown, _)) => {}
                 Err(reason) => {
                     self.metrics.refused(reason);
-                    tracing::warn!(reason, topic = position.topic, offset = position.offset, "record put aside");
+                    tracing::warn!(
+                        reason,
+                        topic = position.topic,
+                        offset = position.offset,
+                        "record put aside"
+                    );
                     out.extend(self.dead_letter(&position, reason));
                 }
             }
@@ -284,7 +290,9 @@ impl Kit {
         let mut pause = FIRST_PAUSE;
         loop {
             let reason = match self.purge.purge(what).await {
-                Ok(purged) if purged.len() == what.len() => return Some(purged.into_iter().map(Ok).collect()),
+                Ok(purged) if purged.len() == what.len() => {
+                    return Some(purged.into_iter().map(Ok).collect());
+                }
                 Ok(_) => "outcomes-missing".to_owned(),
                 Err(PurgeError::Refuse { reason }) if what.len() == 1 => return Some(vec![Err(reason)]),
                 Err(PurgeError::Refuse { .. }) => return self.destroy_one_by_one(what, shutdown).await,
@@ -407,8 +415,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn is_for_good(error: &DownstreamError) -> bool {
     matches!(
         error,
-        DownstreamError::Vault(ClientError::Endpoint { .. } | ClientError::File { .. } | ClientError::Identity { .. })
-            | DownstreamError::KeyFile { .. }
+        DownstreamError::Vault(
+            ClientError::Endpoint { .. } | ClientError::File { .. } | ClientError::Identity { .. }
+        ) | DownstreamError::KeyFile { .. }
             | DownstreamError::Runtime(_)
     )
 }

@@ -17,8 +17,8 @@
 //! - Copy, slot and purge mark change in one commit.
 
 pub mod copies;
-pub mod erasure;
 pub mod daemon;
+pub mod erasure;
 mod error;
 pub mod kit;
 pub mod reader;

@@ -52,8 +52,13 @@ impl Affiliate {
             "" => None,
             name => Some(Token::parse(name)?),
         };
-        let mut conversion =
-            Conversion::new(&asked.affiliate_code, &email, name.as_ref(), asked.amount_minor, &asked.currency);
+        let mut conversion = Conversion::new(
+            &asked.affiliate_code,
+            &email,
+            name.as_ref(),
+            asked.amount_minor,
+            &asked.currency,
+        );
         conversion.commission_minor = commission::of(asked.amount_minor, self.per_mille);
         self.ledger.record(&asked.controller, &asked.order_reference, conversion).await
     }
@@ -64,8 +69,11 @@ impl Affiliate {
         let conversions =
             self.ledger.conversions(&asked.controller, &asked.affiliate_code, CUSTOMERS_MAX).await?;
         let known = |conversion: &&(String, Conversion)| !conversion.1.email_token.is_empty();
-        let tokens: Result<Vec<Token>, DownstreamError> =
-            conversions.iter().filter(known).map(|(_, conversion)| Token::parse(&conversion.email_token)).collect();
+        let tokens: Result<Vec<Token>, DownstreamError> = conversions
+            .iter()
+            .filter(known)
+            .map(|(_, conversion)| Token::parse(&conversion.email_token))
+            .collect();
         let mut read = self.buyers.read_all(&asked.controller, &tokens?).await?.into_iter();
         let mut customers = Vec::with_capacity(conversions.len());
         for (order_reference, conversion) in conversions {

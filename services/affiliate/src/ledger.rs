@@ -56,7 +56,13 @@ pub(crate) struct Sum {
 }
 
 impl Conversion {
-    pub(crate) fn new(affiliate: &str, email: &Token, name: Option<&Token>, amount_minor: i64, currency: &str) -> Self {
+    pub(crate) fn new(
+        affiliate: &str,
+        email: &Token,
+        name: Option<&Token>,
+        amount_minor: i64,
+        currency: &str,
+    ) -> Self {
         Self {
             version: VERSION,
             affiliate: affiliate.to_owned(),

@@ -94,7 +94,8 @@ impl House {
     }
 
     async fn customers(&self) -> Vec<Customer> {
-        let request = ListCustomersRequest { controller: CONTROLLER.into(), affiliate_code: "AFF-OWL".into() };
+        let request =
+            ListCustomersRequest { controller: CONTROLLER.into(), affiliate_code: "AFF-OWL".into() };
         self.service.clone().list_customers(request).await.unwrap().into_inner().customers
     }
 
@@ -102,14 +103,18 @@ impl House {
         let purge = |token: &&str| {
             self.vault.known().values.remove(*token);
             let id = format!("p-{token}");
-            let message = Purge { version: 1, purge_id: id.clone(), token: (*token).into(), ..Default::default() };
+            let message =
+                Purge { version: 1, purge_id: id.clone(), token: (*token).into(), ..Default::default() };
             Outgoing::new(topics::erasure(CONTROLLER), *token, id, 1_750_000_000_000, &message).unwrap()
         };
         self.announcer.publish(tokens.iter().map(purge).collect()).await.unwrap();
     }
 
     async fn until_anonymous(&self, count: u64) {
-        wait::until(DEADLINE, "the purge", async || (self.statement().await[0].anonymous == count).then_some(())).await;
+        wait::until(DEADLINE, "the purge", async || {
+            (self.statement().await[0].anonymous == count).then_some(())
+        })
+        .await;
     }
 
     async fn stop(self) {
@@ -154,7 +159,10 @@ async fn an_erasure_keeps_the_sums_and_loses_the_person() {
     house.until_anonymous(1).await;
     assert_eq!(house.statement().await, [line("EUR", 1, 7400, 370, 1), line("GBP", 2, 8400, 420, 1)]);
     let left = [("ST-1", "", true), ("ST-2", "b***@example.com", false), ("ST-3", "", true)];
-    assert_eq!(house.customers().await, left.map(|(order, masked, forgotten)| customer(order, masked, forgotten)));
+    assert_eq!(
+        house.customers().await,
+        left.map(|(order, masked, forgotten)| customer(order, masked, forgotten))
+    );
     assert_eq!(house.record(|_| ()).await.unwrap(), 370, "a repeat after the erasure changes nothing");
 
     let late = |request: &mut RecordConversionRequest| request.order_reference = "ST-4".into();

@@ -7,9 +7,9 @@ use cloakroom_downstream::daemon::{Callers, Daemon};
 use cloakroom_downstream::{Copies, DownstreamError, Reader, Token};
 use cloakroom_proto::mail::v1::mail_service_server::MailService;
 use cloakroom_proto::mail::v1::{
-    GetStatisticsRequest, GetStatisticsResponse, SendNewsletterRequest, SendNewsletterResponse, SendTicketRequest,
-    SendTicketResponse, SubscribeNewsletterRequest, SubscribeNewsletterResponse, UnsubscribeNewsletterRequest,
-    UnsubscribeNewsletterResponse,
+    GetStatisticsRequest, GetStatisticsResponse, SendNewsletterRequest, SendNewsletterResponse,
+    SendTicketRequest, SendTicketResponse, SubscribeNewsletterRequest, SubscribeNewsletterResponse,
+    UnsubscribeNewsletterRequest, UnsubscribeNewsletterResponse,
 };
 use futures_util::StreamExt;
 use tonic::{Request, Response, Status};
@@ -107,7 +107,8 @@ impl Mail {
             return Err(DownstreamError::NotWritten.into());
         };
         let (address, full_name) = (address?, full_name?);
-        let facts = Ticket { event: &asked.event_name, date: &asked.event_date, order: &asked.order_reference };
+        let facts =
+            Ticket { event: &asked.event_name, date: &asked.event_date, order: &asked.order_reference };
         let message =
             message::ticket(self.relay.sender(), address.text()?, full_name.text()?, &facts, &message_id)?;
         self.relay.send(message).await?;
@@ -128,8 +129,9 @@ impl Mail {
             // One call to the vault for the page; each is held again, alone, while its own mail is sent.
             drop(self.newsletter.read_all(&asked.controller, &page).await?);
             let last = page.last().cloned();
-            let mut outcomes =
-                futures_util::stream::iter(page).map(|email| self.to_one(asked, email)).buffer_unordered(AT_ONCE);
+            let mut outcomes = futures_util::stream::iter(page)
+                .map(|email| self.to_one(asked, email))
+                .buffer_unordered(AT_ONCE);
             while let Some((email, outcome)) = outcomes.next().await {
                 match outcome {
                     Ok(()) => response.sent = response.sent.saturating_add(1),
@@ -159,7 +161,11 @@ impl Mail {
         (email, outcome)
     }
 
-    async fn send_newsletter_to(&self, asked: &SendNewsletterRequest, email: &Token) -> Result<(), MailError> {
+    async fn send_newsletter_to(
+        &self,
+        asked: &SendNewsletterRequest,
+        email: &Token,
+    ) -> Result<(), MailError> {
         let address = self.newsletter.read(&asked.controller, email).await?;
         let id = message::message_id(self.relay.sender());
         let message =

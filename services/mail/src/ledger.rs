@@ -50,7 +50,12 @@ const VERSION: u32 = 1;
 
 impl Ledger {
     /// The Message-ID of a message that was sent under this key.
-    pub(crate) async fn sent(&self, controller: &str, key: &str, email: &Token) -> Result<Option<String>, MailError> {
+    pub(crate) async fn sent(
+        &self,
+        controller: &str,
+        key: &str,
+        email: &Token,
+    ) -> Result<Option<String>, MailError> {
         let row = self.0.rows().get(&row_key(b'm', &[controller, key])).await?;
         let Some(row) = row else { return Ok(None) };
         let sending: Sending = read_row(&row)?;
@@ -73,9 +78,14 @@ impl Ledger {
             async move {
                 if let Some(known) = rows.get(&row).await? {
                     let known: Sending = read_row(&known)?;
-                    return Ok(if known.sent { Standing::Sent(known.message_id) } else { Standing::ToSend(known.message_id) });
+                    return Ok(if known.sent {
+                        Standing::Sent(known.message_id)
+                    } else {
+                        Standing::ToSend(known.message_id)
+                    });
                 }
-                let sending = Sending { version: VERSION, message_id: new_id.clone(), email_token, sent: false };
+                let sending =
+                    Sending { version: VERSION, message_id: new_id.clone(), email_token, sent: false };
                 rows.put(&row, sending.encode_to_vec());
                 Ok(Standing::ToSend(new_id))
             }
@@ -114,7 +124,8 @@ impl Ledger {
                     return Ok(());
                 }
                 rows.put(&row, email.to_string());
-                tally(rows, &controller, |tally| tally.subscribers = tally.subscribers.saturating_add(1)).await
+                tally(rows, &controller, |tally| tally.subscribers = tally.subscribers.saturating_add(1))
+                    .await
             }
             .boxed()
         });
@@ -161,7 +172,11 @@ impl Forget for Subscriptions {
 }
 
 /// Gives how many there were: 0 or 1.
-async fn remove_subscriber(rows: &mut RowEdit, controller: String, email: Token) -> Result<u32, DownstreamError> {
+async fn remove_subscriber(
+    rows: &mut RowEdit,
+    controller: String,
+    email: Token,
+) -> Result<u32, DownstreamError> {
     let row = row_key(b's', &[&controller, email.as_str()]);
     if rows.get(&row).await?.is_none() {
         return Ok(0);
@@ -171,7 +186,11 @@ async fn remove_subscriber(rows: &mut RowEdit, controller: String, email: Token)
     Ok(1)
 }
 
-async fn tally(rows: &mut RowEdit, controller: &str, change: impl FnOnce(&mut Tally)) -> Result<(), DownstreamError> {
+async fn tally(
+    rows: &mut RowEdit,
+    controller: &str,
+    change: impl FnOnce(&mut Tally),
+) -> Result<(), DownstreamError> {
     let row = row_key(b'k', &[controller]);
     let mut tally = match rows.get(&row).await? {
         Some(known) => read_row(&known)?,

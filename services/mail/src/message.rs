@@ -66,7 +66,9 @@ fn built(
     html: &str,
     message_id: &str,
 ) -> Result<Message, MailError> {
-    let html = format!("<!doctype html><html><head><meta charset=\"utf-8\"></head><body dir=\"auto\">{html}</body></html>");
+    let html = format!(
+        "<!doctype html><html><head><meta charset=\"utf-8\"></head><body dir=\"auto\">{html}</body></html>"
+    );
     Message::builder()
         .from(sender.clone())
         .to(to)
@@ -132,7 +134,13 @@ mod tests {
             let message = sent("a@b.example", name, event).unwrap();
             assert_eq!(header_names(&message), names, "{name:?} {event:?}");
         }
-        for email in ["a@b.example\r\nBcc: x@y.example", "a@b.example, x@y.example", "<a@b.example>", "", "a b@c.example"] {
+        for email in [
+            "a@b.example\r\nBcc: x@y.example",
+            "a@b.example, x@y.example",
+            "<a@b.example>",
+            "",
+            "a b@c.example",
+        ] {
             assert!(matches!(sent(email, "Ada", "Fair"), Err(MailError::Unmailable)), "{email:?}");
         }
     }
@@ -140,7 +148,9 @@ mod tests {
     #[test]
     fn names_of_every_script_and_length_are_sent() {
         let long = "ß".repeat(200);
-        for name in ["Zoë van 't Hoff", "שירה בן-דוד", "さくら", "X", "👩‍🎤", "  blank  ", "", &long, "e\u{301}"] {
+        for name in
+            ["Zoë van 't Hoff", "שירה בן-דוד", "さくら", "X", "👩‍🎤", "  blank  ", "", &long, "e\u{301}"]
+        {
             let message = sent(" a@b.example ", name, "Fête du Demi-Jour").unwrap();
             assert!(message.is_ascii(), "{name:?}");
             assert!(message.split("\r\n").all(|line| line.len() <= 998), "{name:?}"); // RFC 5322, 2.1.1

@@ -33,7 +33,10 @@ impl Relay {
         let builder = match (config.smtp.host.is_empty(), config.sink) {
             (true, Some(sink)) => Transport::builder_dangerous(sink.ip().to_string()).port(sink.port()),
             (true, None) => {
-                return Err(MailError::Config { key: "own.smtp.host", reason: "there is no relay and no sink" });
+                return Err(MailError::Config {
+                    key: "own.smtp.host",
+                    reason: "there is no relay and no sink",
+                });
             }
             (false, _) => relay(&config.smtp)?,
         };
@@ -62,13 +65,16 @@ fn relay(config: &SmtpConfig) -> Result<AsyncSmtpTransportBuilder, MailError> {
         if !config.ca.as_os_str().is_empty() {
             let unusable = || wrong("own.smtp.ca", "the file cannot be read, or holds no certificate");
             let pem = std::fs::read(&config.ca).map_err(|_| unusable())?;
-            parameters = parameters.add_root_certificate(Certificate::from_pem(&pem).map_err(|_| unusable())?);
+            parameters =
+                parameters.add_root_certificate(Certificate::from_pem(&pem).map_err(|_| unusable())?);
         }
         parameters.build().map_err(|_| wrong("own.smtp.host", "not a name that a certificate can bear"))
     };
     let (tls, usual_port) = match config.tls {
         SmtpTls::None if is_here(host) => (Tls::None, 25),
-        SmtpTls::None => return Err(wrong("own.smtp.tls", "without TLS only a relay on this machine is spoken to")),
+        SmtpTls::None => {
+            return Err(wrong("own.smtp.tls", "without TLS only a relay on this machine is spoken to"));
+        }
         SmtpTls::Starttls => (Tls::Required(parameters()?), 587),
         SmtpTls::Tls => (Tls::Wrapper(parameters()?), 465),
     };
@@ -90,7 +96,11 @@ fn told(error: &Error) -> MailError {
         // The relay knows no SMTPUTF8, and the address needs it.
         None if error.is_client() => MailError::Unmailable,
         code => {
-            tracing::warn!(code = code.map(u16::from), timeout = error.is_timeout(), "the relay did not take a message");
+            tracing::warn!(
+                code = code.map(u16::from),
+                timeout = error.is_timeout(),
+                "the relay did not take a message"
+            );
             MailError::RelayAway
         }
     }

@@ -53,7 +53,8 @@ impl Sink {
     /// # Errors
     /// [`MailError::Sink`]
     pub async fn start(address: SocketAddr, shutdown: &Shutdown) -> Result<Self, MailError> {
-        let listener = TcpListener::bind(address).await.map_err(|source| MailError::Sink { address, source })?;
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| MailError::Sink { address, source })?;
         tracing::warn!(%address, "the development sink takes every mail and shows it at /messages");
         let sink = Self::default();
         tokio::spawn(sink.clone().listen(listener, shutdown.clone()));
@@ -191,8 +192,14 @@ mod tests {
         };
         relay.send(message("one\r\n.two\r\n".into())).await.unwrap();
         let received = sink.received();
-        assert_eq!((received[0].from.as_str(), received[0].to.as_slice()), ("a@b.example", &["c@d.example".to_owned()][..]));
-        assert!(received[0].message.contains("Subject: hello") && received[0].message.contains("\r\n\r\none\r\n.two\r\n"));
+        assert_eq!(
+            (received[0].from.as_str(), received[0].to.as_slice()),
+            ("a@b.example", &["c@d.example".to_owned()][..])
+        );
+        assert!(
+            received[0].message.contains("Subject: hello")
+                && received[0].message.contains("\r\n\r\none\r\n.two\r\n")
+        );
 
         let large = relay.send(message("0123456789\r\n".repeat(MESSAGE_BYTES_MAX / 10))).await;
         assert!(large.unwrap_err().is_permanent());

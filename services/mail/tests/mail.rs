@@ -52,7 +52,10 @@ impl House {
         let bus = BusConfig::plaintext(Bootstrap::PortFile(port_file.clone()));
         topics::ensure(&bus, &[CONTROLLER.into()]).await.unwrap();
         let vault = Vault::start(broker.address()).await;
-        for (token, value) in [("tok_mail", " zoë.example@example.com ".replace('ë', "e")), ("tok_name", "Zoë van 't Hoff".to_owned())] {
+        for (token, value) in [
+            ("tok_mail", " zoë.example@example.com ".replace('ë', "e")),
+            ("tok_name", "Zoë van 't Hoff".to_owned()),
+        ] {
             vault.known().values.insert(token.into(), value.into());
         }
         let signer = Signer { source: "vault".into(), key: vault.announcer.clone() };
@@ -79,14 +82,21 @@ impl House {
             MailServiceClient::new(connected)
         };
         let (mail, stranger) = (client("shop").await, client("stranger").await);
-        let house = Self { vault, _broker: broker, announcer, health, mail, stranger, shutdown, running, folder };
-        wait::until(DEADLINE, "ready", async || house.get("/readyz").await.starts_with("HTTP/1.1 200").then_some(())).await;
+        let house =
+            Self { vault, _broker: broker, announcer, health, mail, stranger, shutdown, running, folder };
+        wait::until(DEADLINE, "ready", async || {
+            house.get("/readyz").await.starts_with("HTTP/1.1 200").then_some(())
+        })
+        .await;
         house
     }
 
     async fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.health).await.unwrap();
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
@@ -95,9 +105,15 @@ impl House {
     /// Envelope recipients and messages that the sink shows.
     async fn messages(&self) -> Vec<(String, String)> {
         let answer = self.get("/messages").await;
-        let shown: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let shown: serde_json::Value =
+            serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
-        shown.as_array().unwrap().iter().map(|message| (text(&message["to"][0]), text(&message["message"]))).collect()
+        shown
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|message| (text(&message["to"][0]), text(&message["message"])))
+            .collect()
     }
 
     async fn send(&self, key: &str, email_token: &str) -> Result<String, Status> {
@@ -120,12 +136,19 @@ impl House {
 
     async fn erase(&self, token: &str) {
         self.vault.known().values.remove(token);
-        let message = Purge { version: 1, purge_id: format!("p-{token}"), token: token.into(), ..Default::default() };
-        let record =
-            Outgoing::new(topics::erasure(CONTROLLER), token, format!("p-{token}"), 1_750_000_000_000, &message);
+        let message =
+            Purge { version: 1, purge_id: format!("p-{token}"), token: token.into(), ..Default::default() };
+        let record = Outgoing::new(
+            topics::erasure(CONTROLLER),
+            token,
+            format!("p-{token}"),
+            1_750_000_000_000,
+            &message,
+        );
         self.announcer.publish(vec![record.unwrap()]).await.unwrap();
         let purged = self.statistics().await.purged;
-        wait::until(DEADLINE, "the purge", async || (self.statistics().await.purged > purged).then_some(())).await;
+        wait::until(DEADLINE, "the purge", async || (self.statistics().await.purged > purged).then_some(()))
+            .await;
     }
 
     async fn stop(self) {
@@ -180,7 +203,8 @@ async fn a_newsletter_reaches_who_subscribed_and_is_still_there() {
     for n in 0..12 {
         house.vault.known().values.insert(format!("tok_{n}"), format!("reader{n}@example.com").into());
     }
-    let named = |token: String| SubscribeNewsletterRequest { controller: CONTROLLER.into(), email_token: token };
+    let named =
+        |token: String| SubscribeNewsletterRequest { controller: CONTROLLER.into(), email_token: token };
     let mut mail = house.mail.clone();
     for n in 0..12 {
         for _ in 0..2 {
@@ -195,12 +219,17 @@ async fn a_newsletter_reaches_who_subscribed_and_is_still_there() {
     house.erase("tok_5").await;
     assert_eq!(house.statistics().await.subscribers, 10, "a purge takes the subscription with it");
 
-    let letter = SendNewsletterRequest { controller: CONTROLLER.into(), subject: "News".into(), body: "One\n\nTwo".into() };
+    let letter = SendNewsletterRequest {
+        controller: CONTROLLER.into(),
+        subject: "News".into(),
+        body: "One\n\nTwo".into(),
+    };
     let sent = mail.send_newsletter(letter.clone()).await.unwrap().into_inner();
     assert_eq!((sent.sent, sent.gone), (10, 0));
     let mut reached: Vec<String> = house.messages().await.into_iter().map(|(to, _)| to).collect();
     reached.sort();
-    let mut expected: Vec<String> = [0, 1, 2, 4, 6, 7, 8, 9, 10, 11].map(|n| format!("reader{n}@example.com")).into();
+    let mut expected: Vec<String> =
+        [0, 1, 2, 4, 6, 7, 8, 9, 10, 11].map(|n| format!("reader{n}@example.com")).into();
     expected.sort();
     assert_eq!(reached, expected);
     house.stop().await;

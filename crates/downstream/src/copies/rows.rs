@@ -126,7 +126,9 @@ impl RowEdit {
             }
         }
         let from = (Bound::Included(prefix), Bound::Unbounded);
-        for (key, change) in self.changes.range::<[u8], _>(from).take_while(|(key, _)| key.starts_with(prefix)) {
+        for (key, change) in
+            self.changes.range::<[u8], _>(from).take_while(|(key, _)| key.starts_with(prefix))
+        {
             match change {
                 Some(value) => found.insert(Bytes::copy_from_slice(key), value.clone()),
                 None => found.remove(key.as_slice()),

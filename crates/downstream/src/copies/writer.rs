@@ -245,7 +245,8 @@ impl Writer {
         doom.changes.set(layout::sequence(&what.token), None);
         if count > 0 {
             let key = layout::counts(&what.controller);
-            self::count(&mut doom.changes, key, |counts| counts.purged = counts.purged.saturating_add(1)).await?;
+            self::count(&mut doom.changes, key, |counts| counts.purged = counts.purged.saturating_add(1))
+                .await?;
         }
         Ok(self.outcome(count, epoch))
     }
@@ -257,7 +258,8 @@ impl Writer {
             doom.slots.push(slot_of(&copy)?);
             if let Some(controller) = layout::controller_of(&key, token) {
                 let key = layout::counts(controller);
-                count(&mut doom.changes, key, |counts| counts.copies = counts.copies.saturating_sub(1)).await?;
+                count(&mut doom.changes, key, |counts| counts.copies = counts.copies.saturating_sub(1))
+                    .await?;
             }
             doom.changes.set(key.to_vec(), None);
             taken = taken.saturating_add(1);
@@ -339,7 +341,10 @@ impl Writer {
     async fn note(&mut self) {
         self.noted = Instant::now();
         if let Err(fault) = self.tree.note().await {
-            tracing::warn!(error = &fault as &dyn std::error::Error, "the root holder was not told how far the keys are");
+            tracing::warn!(
+                error = &fault as &dyn std::error::Error,
+                "the root holder was not told how far the keys are"
+            );
         }
     }
 }

@@ -46,7 +46,10 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Argumen
             "--version" | "-V" => return Ok(Arguments::Version),
             "--dump-config" => dump = true,
             "--config" => {
-                let missing = || RuntimeError::Config { origin: word.to_string(), reason: "wanted is a file".to_owned() };
+                let missing = || RuntimeError::Config {
+                    origin: word.to_string(),
+                    reason: "wanted is a file".to_owned(),
+                };
                 file = Some(words.next().ok_or_else(missing)?.into());
             }
             flag => match flag.strip_prefix("--config=") {
@@ -69,8 +72,12 @@ mod tests {
     #[test]
     fn a_file_and_flags_are_read_in_order() {
         let words = ["--config", "a.toml", "data=x", "--health.listen=[::1]:1", "--dump-config"];
-        let flags = vec![("data".to_owned(), "x".to_owned()), ("health.listen".to_owned(), "[::1]:1".to_owned())];
-        assert_eq!(parsed(&words).unwrap(), Arguments::Run { file: Some("a.toml".into()), flags, dump: true });
+        let flags =
+            vec![("data".to_owned(), "x".to_owned()), ("health.listen".to_owned(), "[::1]:1".to_owned())];
+        assert_eq!(
+            parsed(&words).unwrap(),
+            Arguments::Run { file: Some("a.toml".into()), flags, dump: true }
+        );
         assert_eq!(parsed(&["data=x", "-h"]).unwrap(), Arguments::Help);
         assert!(parsed(&["serve"]).is_err() && parsed(&["--config"]).is_err());
     }

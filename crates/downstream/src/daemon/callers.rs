@@ -18,7 +18,8 @@ impl Callers {
     /// # Errors
     /// [`DownstreamError::Config`] for what is no SPIFFE id.
     pub fn of(ids: &[String]) -> Result<Self, DownstreamError> {
-        let wrong = DownstreamError::Config { key: "callers", reason: "wanted are SPIFFE ids: spiffe://domain/path" };
+        let wrong =
+            DownstreamError::Config { key: "callers", reason: "wanted are SPIFFE ids: spiffe://domain/path" };
         let callers: Option<HashSet<Principal>> = ids.iter().map(|id| Principal::parse(id)).collect();
         Ok(Self(Arc::new(callers.ok_or(wrong)?)))
     }
@@ -54,6 +55,9 @@ mod tests {
         assert!(callers.admit(&call(Some("spiffe://d/shop/x"))).is_err());
         assert!(callers.admit(&call(None)).is_err());
         assert!(Callers::of(&[]).unwrap().admit(&call(Some("spiffe://d/shop"))).is_err());
-        assert!(matches!(Callers::of(&["shop".to_owned()]), Err(DownstreamError::Config { key: "callers", .. })));
+        assert!(matches!(
+            Callers::of(&["shop".to_owned()]),
+            Err(DownstreamError::Config { key: "callers", .. })
+        ));
     }
 }

@@ -244,20 +244,25 @@ mod tests {
     }
 
     fn flags(flags: &[(&str, &str)]) -> Result<Config<Own>, DownstreamError> {
-        let flags: Vec<_> = flags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let flags: Vec<_> =
+            flags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         Ok(load_from(None, VARIABLE_PREFIX, [], &flags)?)
     }
 
     #[test]
     fn a_dump_is_a_configuration_and_hides_secrets() {
-        let config = flags(&[("own.sender", "a@b.c"), ("kafka.extra", "{ 'sasl.password' = 'planted' }")]).unwrap();
+        let config =
+            flags(&[("own.sender", "a@b.c"), ("kafka.extra", "{ 'sasl.password' = 'planted' }")]).unwrap();
         let dumped = dump(&config).unwrap();
         assert!(dumped.contains("[own]") && !dumped.contains("planted"), "{dumped}");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("post.toml");
         std::fs::write(&path, dumped).unwrap();
         let again: Config<Own> = load_from(Some(&path), VARIABLE_PREFIX, [], &[]).unwrap();
-        assert_eq!((again.own.sender.as_str(), again.listen.port(), again.health.listen.port()), ("a@b.c", 1, 2));
+        assert_eq!(
+            (again.own.sender.as_str(), again.listen.port(), again.health.listen.port()),
+            ("a@b.c", 1, 2)
+        );
         for key in ["lisen", "own.sendr", "vault.adress", "kafka.bootstap", "memory.unlocked"] {
             assert!(flags(&[(key, "1")]).is_err(), "{key}");
         }
@@ -265,7 +270,8 @@ mod tests {
 
     #[test]
     fn kafka_is_where_the_configuration_says_or_else_the_vault() {
-        let kafka = |given: &[(&str, &str)]| flags(given).unwrap().kit().unwrap().kafka.map(|bus| bus.bootstrap);
+        let kafka =
+            |given: &[(&str, &str)]| flags(given).unwrap().kit().unwrap().kafka.map(|bus| bus.bootstrap);
         assert_eq!(kafka(&[]), None);
         assert_eq!(kafka(&[("kafka.bootstrap", "k:9092")]), Some(Bootstrap::Address("k:9092".into())));
         assert_eq!(kafka(&[("kafka.port_file", "/x")]), Some(Bootstrap::PortFile("/x".into())));

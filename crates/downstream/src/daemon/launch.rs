@@ -87,7 +87,11 @@ fn harden(allow_unlocked: bool) -> Result<(), DownstreamError> {
     }
     let locked = arena::reserve(LOCKED_BYTES, allow_unlocked)?;
     if locked.locked_bytes < locked.bytes {
-        tracing::warn!(bytes = locked.bytes, locked_bytes = locked.locked_bytes, "not all memory for keys is locked");
+        tracing::warn!(
+            bytes = locked.bytes,
+            locked_bytes = locked.locked_bytes,
+            "not all memory for keys is locked"
+        );
     }
     Ok(())
 }

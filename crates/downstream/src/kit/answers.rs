@@ -66,6 +66,8 @@ impl Kit {
 }
 
 fn or_log(made: Result<Outgoing, BusError>) -> Option<Outgoing> {
-    made.inspect_err(|error| tracing::error!(error = error as &dyn std::error::Error, "an answer cannot be sent"))
-        .ok()
+    made.inspect_err(|error| {
+        tracing::error!(error = error as &dyn std::error::Error, "an answer cannot be sent")
+    })
+    .ok()
 }

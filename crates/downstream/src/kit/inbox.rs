@@ -24,7 +24,12 @@ pub(super) enum Message {
 ///
 /// # Errors
 /// A code.
-pub(super) fn read(topic: &str, key: &str, value: Bytes, controllers: &[String]) -> Result<Message, &'static str> {
+pub(super) fn read(
+    topic: &str,
+    key: &str,
+    value: Bytes,
+    controllers: &[String],
+) -> Result<Message, &'static str> {
     let of = |name: fn(&str) -> String| controllers.iter().find(|controller| name(controller) == topic);
     match Kind::of_topic(topic) {
         Some(Kind::Purge) => purge(of(topics::erasure).ok_or(UNREADABLE)?, key, value),

@@ -14,7 +14,12 @@ pub(super) struct Line {
 
 impl Line {
     /// Consumes in the group `cloakroom.<downstream>`; answers in the downstream's own name.
-    pub(super) fn open(config: BusConfig, downstream: &str, key: Arc<SigningKey>, topics: Vec<String>) -> Self {
+    pub(super) fn open(
+        config: BusConfig,
+        downstream: &str,
+        key: Arc<SigningKey>,
+        topics: Vec<String>,
+    ) -> Self {
         let group = format!("cloakroom.{downstream}");
         let signer = Signer { source: downstream.to_owned(), key };
         Self {

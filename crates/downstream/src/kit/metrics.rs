@@ -29,7 +29,9 @@ impl Metrics {
                 .f64_histogram("cloakroom.downstream.purge.age")
                 .with_unit("s")
                 .with_description("From the announcement of a purge to its end here.")
-                .with_boundaries(SECONDS.iter().copied().chain([30.0, 60.0, 300.0, 3600.0, 86_400.0]).collect())
+                .with_boundaries(
+                    SECONDS.iter().copied().chain([30.0, 60.0, 300.0, 3600.0, 86_400.0]).collect(),
+                )
                 .build(),
             refused: counter("cloakroom.downstream.records.refused"),
             dead_letters: counter("cloakroom.downstream.dead_letters"),

@@ -19,8 +19,8 @@ use cloakroom_core::clock::SystemClock;
 use cloakroom_core::ids::TreeId;
 use cloakroom_crypto::sign::{SigningKey, VerifyingKey};
 use cloakroom_downstream::{
-    Copies, DownstreamError, Erasure, Kit, KitConfig, NothingElse, Plaintext, Purge, PurgeError, Purged, Reader,
-    Rectified, Scope, Token,
+    Copies, DownstreamError, Erasure, Kit, KitConfig, NothingElse, Plaintext, Purge, PurgeError, Purged,
+    Reader, Rectified, Scope, Token,
 };
 use cloakroom_proto::bus::v1 as bus;
 use cloakroom_runtime::health::Readiness;
@@ -143,7 +143,8 @@ fn key_in(path: &Path) -> VerifyingKey {
 }
 
 fn purge(token: &str, purge_id: &str) -> Outgoing {
-    let message = bus::Purge { version: 1, purge_id: purge_id.into(), token: token.into(), ..Default::default() };
+    let message =
+        bus::Purge { version: 1, purge_id: purge_id.into(), token: token.into(), ..Default::default() };
     Outgoing::new(topics::erasure(CONTROLLER), token, purge_id, 1_750_000_000_000, &message).unwrap()
 }
 
@@ -173,13 +174,23 @@ async fn a_purge_on_kafka_ends_in_a_signed_answer_and_a_repeat_in_the_same() {
         let registered = known.registered.first().unwrap();
         assert_eq!(registered.copies_tree_id, copies.tree_id().to_string());
         assert_eq!(registered.verifying_key, key_in(&house.key_file()).as_bytes().as_slice());
-        assert_eq!((registered.downstream.as_str(), registered.destroy_class.as_str()), ("mail", "overwritten"));
+        assert_eq!(
+            (registered.downstream.as_str(), registered.destroy_class.as_str()),
+            ("mail", "overwritten")
+        );
     }
     let mut acks = house.acks();
     house.announce("t1", "p1").await;
     let first = house.ack(&mut acks).await;
-    assert_eq!((first.status(), first.purged_count, first.purge_id.as_str()), (bus::AckStatus::Purged, 1, "p1"));
-    assert!(first.evidence.starts_with("epoch ") && first.evidence.ends_with(", overwritten"), "{}", first.evidence);
+    assert_eq!(
+        (first.status(), first.purged_count, first.purge_id.as_str()),
+        (bus::AckStatus::Purged, 1, "p1")
+    );
+    assert!(
+        first.evidence.starts_with("epoch ") && first.evidence.ends_with(", overwritten"),
+        "{}",
+        first.evidence
+    );
     assert!(is_purged(&copies, "t1").await);
 
     house.announce("t1", "p1").await;
@@ -212,7 +223,10 @@ async fn a_record_that_does_not_verify_purges_nothing_and_is_put_aside() {
         all.insert(Header { key, value: Some(value.as_ref()) })
     });
     let topic = topics::erasure(CONTROLLER);
-    producer.send(FutureRecord::to(&topic).key("t1").payload(&forged).headers(headers), DEADLINE).await.unwrap();
+    producer
+        .send(FutureRecord::to(&topic).key("t1").payload(&forged).headers(headers), DEADLINE)
+        .await
+        .unwrap();
 
     let letter = house.dead_letter().await;
     assert_eq!((letter.reason.as_str(), letter.topic.as_str()), ("bad-signature", topic.as_str()));
@@ -278,10 +292,10 @@ async fn the_ledger_is_replayed_before_it_is_ready_and_answered_on_kafka() {
     let mut acks = house.acks();
     let mut answered = [house.ack(&mut acks).await, house.ack(&mut acks).await];
     answered.sort_by(|one, other| one.purge_id.cmp(&other.purge_id));
-    assert_eq!(answered.map(|ack| (ack.purge_id.clone(), ack.status())), [
-        ("p7".into(), bus::AckStatus::Purged),
-        ("p9".into(), bus::AckStatus::NothingHeld)
-    ]);
+    assert_eq!(
+        answered.map(|ack| (ack.purge_id.clone(), ack.status())),
+        [("p7".into(), bus::AckStatus::Purged), ("p9".into(), bus::AckStatus::NothingHeld)]
+    );
     acks.close().await;
     house.stop(running).await;
 }
@@ -337,7 +351,8 @@ struct Scripted(Mutex<VecDeque<Result<(), PurgeError>>>);
 impl Purge for Scripted {
     async fn purge(&self, what: &[Erasure]) -> Result<Vec<Purged>, PurgeError> {
         self.0.lock().unwrap().pop_front().unwrap_or(Ok(()))?;
-        let gone = |erasure: &Erasure| Purged::Gone { count: 1, evidence: format!("job {}", erasure.purge_id) };
+        let gone =
+            |erasure: &Erasure| Purged::Gone { count: 1, evidence: format!("job {}", erasure.purge_id) };
         Ok(what.iter().map(gone).collect())
     }
     async fn rectified(&self, _: &Rectified) -> Result<(), PurgeError> {
@@ -360,7 +375,12 @@ impl Purge for Scripted {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_is_tried_again_until_it_is_done_and_refused_only_when_it_refuses() {
     let house = House::new().await;
-    let script = [Err(PurgeError::retry("away")), Err(PurgeError::retry("away")), Ok(()), Err(PurgeError::refuse("held-by-law"))];
+    let script = [
+        Err(PurgeError::retry("away")),
+        Err(PurgeError::retry("away")),
+        Ok(()),
+        Err(PurgeError::refuse("held-by-law")),
+    ];
     let running = house.run(Arc::new(Scripted(Mutex::new(script.into())))).await;
     assert_eq!(house.vault.known().registered[0].copies_tree_id, "");
     let mut acks = house.acks();

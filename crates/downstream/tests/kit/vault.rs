@@ -115,7 +115,8 @@ impl Vault {
 
     /// A purge as the ledger holds it, signed by `key`.
     pub(crate) fn in_ledger(&self, position: u64, token: &str, key: &SigningKey) {
-        let purge = Purge { version: 1, purge_id: format!("p{position}"), token: token.into(), ..Default::default() };
+        let purge =
+            Purge { version: 1, purge_id: format!("p{position}"), token: token.into(), ..Default::default() };
         let (topic, value) = (topics::erasure(CONTROLLER), purge.encode_to_vec());
         let attributes: Vec<(&str, &[u8])> =
             vec![("ce_id", b"x"), ("ce_type", Kind::Purge.ce_type().as_bytes())];
@@ -126,7 +127,8 @@ impl Vault {
             .collect();
         headers.insert("kid".into(), key.verifying_key().kid());
         headers.insert("sig".into(), data_encoding::HEXLOWER.encode(&signature));
-        let entry = ReplayErasuresResponse { position, topic, record: value.into(), headers, key: token.into() };
+        let entry =
+            ReplayErasuresResponse { position, topic, record: value.into(), headers, key: token.into() };
         self.known().ledger.push(entry);
     }
 }
@@ -227,7 +229,8 @@ impl VaultService for FakeVault {
                 }),
             };
             let items = request.get_ref().items.iter();
-            let items = items.map(|item| DetokenizeResult { reference: String::new(), result: Some(result(item)) });
+            let items =
+                items.map(|item| DetokenizeResult { reference: String::new(), result: Some(result(item)) });
             DetokenizeResponse { items: items.collect() }
         };
         if self.slow.load(std::sync::atomic::Ordering::SeqCst) {
