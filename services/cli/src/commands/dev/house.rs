@@ -154,10 +154,12 @@ impl House {
              [health]\nlisten = \"{health}\"\n\n\
              [tls]\n{}\n\
              [vault]\naddress = \"{vault}\"\nadmin = \"{admin}\"\nrefresh_ms = {REFRESH_MS}\n\n\
+             [kafka]\nport_file = {}\n\n\
              [memory]\nallow_unlocked = true\n",
             at("data"),
             at("roots"),
             self.tls(name),
+            quoted(&self.folder.at("vault").join("data").join("kafka.port")), // the vault's own broker
         )
     }
 
