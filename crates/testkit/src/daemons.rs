@@ -37,7 +37,11 @@ pub struct Daemon {
 
 impl Daemon {
     /// `name` of this workspace, with these arguments; its output goes to `output`. Not started yet.
-    pub fn new(name: &str, arguments: impl IntoIterator<Item = impl Into<OsString>>, output: PathBuf) -> Self {
+    pub fn new(
+        name: &str,
+        arguments: impl IntoIterator<Item = impl Into<OsString>>,
+        output: PathBuf,
+    ) -> Self {
         let arguments = arguments.into_iter().map(Into::into).collect();
         Self { name: name.to_owned(), program: None, arguments, output, child: None }
     }
@@ -158,7 +162,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut daemon = shell("echo begun; exec sleep 100", folder.path());
         daemon.start();
-        wait::until_blocking(Duration::from_secs(10), "its word", || (daemon.output() == "begun\n").then_some(()));
+        wait::until_blocking(Duration::from_secs(10), "its word", || {
+            (daemon.output() == "begun\n").then_some(())
+        });
         assert!(daemon.is_running() && daemon.resident_bytes().unwrap() > 0);
         daemon.kill9();
         assert!(!daemon.is_running());

@@ -80,7 +80,8 @@ async fn erasures_return_while_kafka_is_away_and_are_announced_after() {
     let first = told().await;
     hand.redrive(6).await;
     hand.redrive(6).await;
-    wait::until(SETTLE_MAX, "mail is told again", async || (told().await >= first + 10.0).then_some(())).await;
+    wait::until(SETTLE_MAX, "mail is told again", async || (told().await >= first + 10.0).then_some(()))
+        .await;
     assert_eq!(house.mail_statistics().await, before);
     house.affiliate.start();
     house.downstreams_are_ready().await;

@@ -54,7 +54,8 @@ async fn kill_at_random() {
     for _ in 0..kills {
         tokio::time::sleep(Duration::from_millis(50 + random.below(1_000))).await;
         let victim = *random.pick(&[0, 0, 1, 2]);
-        let daemon = [&mut house.vault, &mut house.mail, &mut house.affiliate].into_iter().nth(victim).unwrap();
+        let daemon =
+            [&mut house.vault, &mut house.mail, &mut house.affiliate].into_iter().nth(victim).unwrap();
         daemon.kill9();
         if random.below(4) == 0 {
             tokio::time::sleep(Duration::from_millis(random.below(500))).await;
@@ -76,9 +77,10 @@ async fn kill_at_random() {
     for hand in hands {
         done.push(hand.await.unwrap());
     }
-    let (people, erased) = done.iter().flat_map(|hand| &hand.people).fold((0, 0), |(people, erased), person| {
-        (people + 1, erased + u32::from(person.erasure.is_some()))
-    });
+    let (people, erased) = done
+        .iter()
+        .flat_map(|hand| &hand.people)
+        .fold((0, 0), |(people, erased), person| (people + 1, erased + u32::from(person.erasure.is_some())));
     println!("{people} people checked in, {erased} of them erased");
     assert!(u64::from(erased) > kills / 10, "the load was too thin to show anything: {erased} erasures");
     invariants(&house, &done).await;

@@ -35,10 +35,8 @@ async fn a_forged_erasure_is_refused_counted_and_dead_lettered() {
     invariant_mail(&house, &people).await;
 
     let config = BusConfig::plaintext(Bootstrap::Address(kafka.to_owned()));
-    let forger = Signer {
-        source: "spiffe://cloakroom.local/vault".to_owned(),
-        key: SigningKey::generate().into(),
-    };
+    let forger =
+        Signer { source: "spiffe://cloakroom.local/vault".to_owned(), key: SigningKey::generate().into() };
     let broken = purge(&house, person, &unique("broken")).signed(&forger).unwrap();
     let forged = purge(&house, person, &unique("forged"));
     Publisher::connect(&config, forger).publish(vec![forged]).await.unwrap();

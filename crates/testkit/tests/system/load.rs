@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use cloakroom_client::{AdminClient, Answer, Client, ClientError};
 use cloakroom_crypto::{hash, jws};
 use cloakroom_proto::admin::v1::{
-    ErasureState, GetCertificateRequest, GetErasureRequest, GetSigningKeysRequest, GetStatusRequest, LegalBasis,
-    ListErasuresRequest, RedriveErasureRequest, RequestErasureRequest, VerifyLogRequest, request_erasure_request,
+    ErasureState, GetCertificateRequest, GetErasureRequest, GetSigningKeysRequest, GetStatusRequest,
+    LegalBasis, ListErasuresRequest, RedriveErasureRequest, RequestErasureRequest, VerifyLogRequest,
+    request_erasure_request,
 };
 use cloakroom_proto::affiliate::v1::affiliate_service_client::AffiliateServiceClient;
 use cloakroom_proto::affiliate::v1::{ListCustomersRequest, RecordConversionRequest};
@@ -110,7 +111,8 @@ impl Hand {
     }
 
     pub(crate) async fn work_once(&mut self) {
-        let living: Vec<usize> = (0..self.people.len()).filter(|at| self.people[*at].erasure.is_none()).collect();
+        let living: Vec<usize> =
+            (0..self.people.len()).filter(|at| self.people[*at].erasure.is_none()).collect();
         let what = self.random.below(100);
         if living.len() < 3 || what < 30 {
             return self.check_in().await;
@@ -311,10 +313,9 @@ impl Hand {
                         assert!(!dead, "{} stored again", person.tokens[place]);
                         assert_eq!(tokenized.token, person.tokens[place]);
                     }
-                    Err(refusal) if dead => assert!(
-                        matches!(refusal.code, ErrorCode::Erased | ErrorCode::Conflict),
-                        "{refusal}"
-                    ),
+                    Err(refusal) if dead => {
+                        assert!(matches!(refusal.code, ErrorCode::Erased | ErrorCode::Conflict), "{refusal}")
+                    }
                     // A corrected value makes the first request another one than the vault remembers.
                     Err(refusal) => assert_eq!(refusal.code, ErrorCode::Conflict, "{refusal}"),
                 }
@@ -482,16 +483,19 @@ fn check_certificate(house: &House, person: &Person, forgotten: &Forgotten, clai
             _ => person.order.is_some(),
         };
         let status = downstream["status"].as_str().unwrap();
-        assert!(status == "PURGED" || status == "NOTHING_HELD" && !held, "{downstream} for {}", person.subject_id);
+        assert!(
+            status == "PURGED" || status == "NOTHING_HELD" && !held,
+            "{downstream} for {}",
+            person.subject_id
+        );
     }
 }
 
 /// Mail holds the copies of the living and no others.
 pub(crate) async fn invariant_mail(house: &House, people: &[&Person]) {
     let expected: u64 = people.iter().map(|person| person.mail_copies()).sum();
-    let subscribers = people.iter().filter(|person| {
-        person.subscribed && !person.released && person.erasure.is_none()
-    });
+    let subscribers =
+        people.iter().filter(|person| person.subscribed && !person.released && person.erasure.is_none());
     let subscribers = subscribers.count() as u64;
     let given_up = Instant::now() + SETTLE_MAX;
     loop {
@@ -514,7 +518,8 @@ async fn invariant_affiliate(house: &House, people: &[&Person]) {
     let known: BTreeMap<String, bool> = wait::until(SETTLE_MAX, "affiliate's purges", async || {
         let listed = affiliate.clone().list_customers(request.clone()).await.unwrap().into_inner();
         let forgotten = listed.customers.iter().filter(|customer| customer.forgotten).count();
-        let expected = people.iter().filter(|person| person.order.is_some() && person.erasure.is_some()).count();
+        let expected =
+            people.iter().filter(|person| person.order.is_some() && person.erasure.is_some()).count();
         let known = listed.customers.into_iter().map(|customer| {
             assert_eq!(customer.email_masked.is_empty(), customer.forgotten, "{}", customer.order_reference);
             (customer.order_reference, customer.forgotten)

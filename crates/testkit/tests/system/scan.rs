@@ -107,7 +107,11 @@ fn json(text: &str, upper: bool) -> String {
             ' '..='~' => escaped.push(letter),
             _ => {
                 for unit in letter.encode_utf16(&mut units) {
-                    escaped.push_str(&if upper { format!("\\u{unit:04X}") } else { format!("\\u{unit:04x}") });
+                    escaped.push_str(&if upper {
+                        format!("\\u{unit:04X}")
+                    } else {
+                        format!("\\u{unit:04x}")
+                    });
                 }
             }
         }

@@ -54,11 +54,24 @@ impl Garden {
             }
             "ip_address" => {
                 let mut group = || self.random.below(0xf000) + 0x1000;
-                format!("2001:db8:{:x}:{:x}:{:x}:{:x}:{:x}:{:x}", group(), group(), group(), group(), group(), group())
+                format!(
+                    "2001:db8:{:x}:{:x}:{:x}:{:x}:{:x}:{:x}",
+                    group(),
+                    group(),
+                    group(),
+                    group(),
+                    group(),
+                    group()
+                )
             }
             "consent" => format!("consent-{:016x}", self.random.next()),
             "postal_address" => {
-                format!("{} {}\n{}", self.random.below(1000), self.letters(12, foreign), self.letters(9, foreign))
+                format!(
+                    "{} {}\n{}",
+                    self.random.below(1000),
+                    self.letters(12, foreign),
+                    self.letters(9, foreign)
+                )
             }
             _ => format!("{} {}", self.letters(9, foreign), self.letters(12, foreign)),
         };
@@ -302,7 +315,8 @@ impl Story {
             let order = format!("ST-{row}");
             let (code, newsletter) = if row % 2 == 0 { ("AFF-X", "yes") } else { ("", "no") };
             let front = [order.as_str(), "Noc", "2027-06-23", &name, &email, &phone];
-            csv.write_record(front.into_iter().chain([&born, &address, "7400", "EUR", code, newsletter])).unwrap();
+            csv.write_record(front.into_iter().chain([&born, &address, "7400", "EUR", code, newsletter]))
+                .unwrap();
         }
         csv.flush().unwrap();
         let map = include_str!("../../../../examples/orders/map.toml");
