@@ -11,6 +11,7 @@ use crate::error::LoadError;
 use crate::house::{Certs, Echo};
 use crate::machine::{Machine, measured, written_bytes};
 use crate::report::{Goal, Kind, Report};
+use crate::set::Set;
 use crate::stock::{CONNECTIONS, Stock};
 use crate::work::{Connections, Read, Server, Write};
 
@@ -106,6 +107,10 @@ struct Bench<'a> {
 /// # Errors
 /// The first wrong answer, refused call or dead server.
 pub(crate) async fn bench(settings: &Settings, progress: impl Fn(&str)) -> Result<Report, LoadError> {
+    let erased = settings.rounds.saturating_mul(ERASE_ALONE + ERASE_MANY);
+    if erased > Set::erasable(settings.people as usize) as u64 {
+        return Err(LoadError::Usage(format!("{erased} erasures need more people than {}", settings.people)));
+    }
     let machine = Machine::look();
     let folder = &settings.folder;
     let certs = Certs::issue(&folder.join("certs"))?;
@@ -186,7 +191,7 @@ impl Bench<'_> {
     }
 
     async fn batches(&mut self) -> Result<(), LoadError> {
-        let crypto = self.alone(ceiling::opening).await?;
+        let crypto = self.alone("crypto alone, open", ceiling::opening).await?;
         for (batch, in_flight, kind) in BATCHES {
             let load = self.timed(in_flight, Pace::Closed);
             let work = self.reads(Server::Echo, batch);
@@ -202,7 +207,7 @@ impl Bench<'_> {
 
     async fn tokenize(&mut self) -> Result<(), LoadError> {
         let load = self.timed(WRITE_IN_FLIGHT, Pace::Closed);
-        let crypto = self.alone(ceiling::sealing).await?;
+        let crypto = self.alone("crypto alone, seal", ceiling::sealing).await?;
         let work = Arc::new(Write::new(self.to_echo.clone(), WRITE_PEOPLE, 0));
         let echo = self.driven("echo, Tokenize", Server::Echo, &work, load).await?;
 
@@ -217,6 +222,8 @@ impl Bench<'_> {
         let (bytes, time, folder) = (written / syncs, self.settings.time, self.settings.folder.clone());
         let file = blocking(move || ceiling::syncing(&folder, bytes, time)).await? * figures.all_items()
             / syncs as f64;
+        self.report.alone("file alone, values at the vault's syncs", file);
+        self.report.alone("values the vault commits at once", figures.all_items() / commits as f64);
         self.report.note(TOKENIZE, figures.rate(), Some(echo.rate().min(crypto).min(file)));
         Ok(())
     }
@@ -243,10 +250,16 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// A ceiling that needs no server.
-    async fn alone(&self, ceiling: fn(Duration) -> Result<f64, LoadError>) -> Result<f64, LoadError> {
+    /// A ceiling that needs no server, noted in the report.
+    async fn alone(
+        &mut self,
+        name: &str,
+        ceiling: fn(Duration) -> Result<f64, LoadError>,
+    ) -> Result<f64, LoadError> {
         let time = self.settings.time;
-        blocking(move || ceiling(time)).await
+        let rate = blocking(move || ceiling(time)).await?;
+        self.report.alone(name, rate);
+        Ok(rate)
     }
 }
 

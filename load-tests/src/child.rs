@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
@@ -16,6 +16,8 @@ use crate::error::LoadError;
 pub(crate) const RUN_CHILD: &str = "run-child";
 /// How long a server may take to drain.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How long a killed one may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(2);
 /// How much of a log is shown when its server died.
 const TAIL_LINES: usize = 12;
 
@@ -114,6 +116,17 @@ impl Child {
         }
         if tokio::time::timeout(DRAIN, self.process.wait()).await.is_err() {
             let _ = self.process.kill().await;
+        }
+    }
+}
+
+impl Drop for Child {
+    /// Kills it and waits a moment for its end: what is dropped next is the folder that it writes in.
+    fn drop(&mut self) {
+        let _ = self.process.start_kill(); // gone already, if this fails
+        let deadline = Instant::now() + GONE_WITHIN;
+        while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -64,6 +64,9 @@ pub(crate) enum LoadError {
     /// What was asked makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// Somebody wants it to end.
+    #[error("interrupted")]
+    Interrupted,
     /// A part of this program broke.
     #[error("this program broke: {0}")]
     Broken(String),

@@ -2,7 +2,7 @@
 //!
 //! | module | what happens there |
 //! | --- | --- |
-//! | [`bench`] | the rounds, and the rows that they fill |
+//! | [`mod@bench`] | the rounds, and the rows that they fill |
 //! | [`drive`] | closed and open load, latencies from when a call was due |
 //! | [`work`] | the verbs, every answer checked |
 //! | [`people`], [`set`], [`stock`] | invented values, what is known of them, a vault filled with them |
@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 use bench::{SMALL_PEOPLE, Settings, run_folder};
 use drive::{Load, Pace, Until};
@@ -150,7 +151,16 @@ fn main() -> ExitCode {
 
 fn within_runtime(work: impl Future<Output = Result<(), LoadError>>) -> Result<(), LoadError> {
     let runtime = tokio::runtime::Runtime::new().map_err(LoadError::system("starting the runtime"))?;
-    runtime.block_on(work)
+    runtime.block_on(async {
+        let mut asked =
+            signal(SignalKind::terminate()).map_err(LoadError::system("listening for signals"))?;
+        // Whoever is interrupted still ends the servers and removes the data: both go when `work` is dropped.
+        tokio::select! {
+            done = work => done,
+            _ = tokio::signal::ctrl_c() => Err(LoadError::Interrupted),
+            _ = asked.recv() => Err(LoadError::Interrupted),
+        }
+    })
 }
 
 async fn run_bench(arguments: BenchArgs) -> Result<(), LoadError> {
@@ -196,7 +206,7 @@ async fn run_drive(arguments: DriveArgs) -> Result<(), LoadError> {
             Verb::Tokenize => stock.write((arguments.batch / 3).max(1), load, 1).await,
             // As many as there are people for.
             Verb::Erase => {
-                let until = Until::Calls(stock.set.people() as u64 / 10 * 9);
+                let until = Until::Calls(set::Set::erasable(stock.set.people()) as u64);
                 stock.erase(Load { until, ..load }, 1).await
             }
         }

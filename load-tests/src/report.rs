@@ -117,11 +117,19 @@ pub(crate) struct Report {
     pub(crate) command: String,
     rows: Vec<Row>,
     steps: Vec<Step>,
+    alone: Vec<Alone>,
+}
+
+/// A ceiling without a server, a rate a round.
+#[derive(Debug, Serialize)]
+struct Alone {
+    name: String,
+    rate: Vec<f64>,
 }
 
 impl Report {
     pub(crate) fn new(machine: Machine, values: u64, command: String) -> Self {
-        Self { machine, values, command, rows: Vec::new(), steps: Vec::new() }
+        Self { machine, values, command, rows: Vec::new(), steps: Vec::new(), alone: Vec::new() }
     }
 
     /// Adds a round's figure to a row, and what it is compared with.
@@ -154,6 +162,14 @@ impl Report {
         }
     }
 
+    /// Adds a round's rate of a ceiling that needs no server.
+    pub(crate) fn alone(&mut self, name: &str, rate: f64) {
+        match self.alone.iter_mut().find(|alone| alone.name == name) {
+            Some(alone) => alone.rate.push(rate),
+            None => self.alone.push(Alone { name: name.to_owned(), rate: vec![rate] }),
+        }
+    }
+
     /// What people read.
     pub(crate) fn text(&self) -> String {
         let machine = &self.machine;
@@ -168,6 +184,9 @@ impl Report {
             number(self.values as f64),
             self.command,
         );
+        if cfg!(debug_assertions) {
+            text.push_str("Echo and generator were built without optimisation: the ratios mean nothing.\n\n");
+        }
         if machine.is_busy() {
             let load = machine.load_before;
             let _ = writeln!(
@@ -193,6 +212,8 @@ impl Report {
             ];
             std::iter::once(step.name.clone()).chain(medians).collect()
         });
+        let alone = |alone: &Alone| vec![alone.name.clone(), number(median(&alone.rate))];
+        let steps = steps.chain(self.alone.iter().map(alone));
         text.push('\n');
         text.push_str(&aligned(std::iter::once(head.map(str::to_owned).to_vec()).chain(steps).collect()));
         text.push_str("\nserver µs, own µs: processor time an item, of the server and of this generator.\n");

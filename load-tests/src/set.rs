@@ -61,9 +61,14 @@ impl Set {
         Place::of(person, draw.below(3))
     }
 
-    /// The next person to erase; none once nine of ten are gone, for reads need somebody.
+    /// How many of so many people can be erased: nine of ten, for reads need somebody.
+    pub(crate) fn erasable(people: usize) -> usize {
+        people / 10 * 9
+    }
+
+    /// The next person to erase; none once all that can be are.
     pub(crate) fn condemn(&self) -> Option<u32> {
-        let most = self.people() / 10 * 9;
+        let most = Self::erasable(self.people());
         let taken = self.erased.fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| {
             (at < most).then_some(at.saturating_add(1))
         });

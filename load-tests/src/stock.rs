@@ -15,8 +15,8 @@ use crate::work::{Connections, Erase, Write, read_back, read_erased};
 
 /// Connections to each server.
 pub(crate) const CONNECTIONS: usize = 4;
-/// People a call while loading: as many values as a call may have.
-const LOAD_PEOPLE: u32 = 333;
+/// People a call while loading: 750 values, near the most that a call may have.
+const LOAD_PEOPLE: u32 = 250;
 /// Calls at once while loading.
 const LOAD_IN_FLIGHT: usize = 8;
 /// How many answers of each write or erase step are looked at again by reading.

@@ -1,0 +1,76 @@
+//! The whole of a small run against a real vault: `cloakroomd` must be built beside the program (`make build`).
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+fn load(folder: &std::path::Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cloakroom-load"))
+        .args(arguments)
+        .arg("--folder")
+        .arg(folder)
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn a_small_run_fills_every_row_and_leaves_nothing_but_its_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("bench.json");
+    let arguments = ["bench", "--values", "6000", "--rounds", "1", "--seconds", "0.2", "--json"];
+    let output = load(folder.path(), &[&arguments[..], &[json.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", said(&output));
+
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    let ids: Vec<&str> = rows.iter().map(|row| row["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["P1", "P1", "P2", "P2", "P3", "P5"]);
+    for row in rows {
+        let what = row["what"].as_str().unwrap();
+        assert!(row["figures"][0].as_f64().unwrap() > 0.0, "{what}");
+        assert!(row["id"] == "P5" || row["ceilings"][0].as_f64().unwrap() > 0.0, "{what}");
+        assert!(said(&output).contains(what), "{what} is not in the table");
+    }
+    let left: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["bench.json"]);
+}
+
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let is_empty = || std::fs::read_dir(folder.path()).unwrap().next().is_none();
+    let mut run = Command::new(env!("CARGO_BIN_EXE_cloakroom-load"))
+        .args(["drive", "detokenize", "--values", "300", "--seconds", "600", "--folder"])
+        .arg(folder.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!is_empty(), "it has begun");
+    kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
+    assert!(!run.wait().unwrap().success());
+    assert!(is_empty());
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = load(folder.path(), &["bench", "--values", "6000", "--rounds", "2"]);
+    assert!(!output.status.success());
+    assert!(said(&output).contains("3200 erasures need more people than 2000"), "{}", said(&output));
+
+    let output = load(folder.path(), &["drive", "erase", "--vault", "/nowhere/cloakroomd"]);
+    assert!(said(&output).contains("/nowhere/cloakroomd is not there"), "{}", said(&output));
+}
