@@ -9,6 +9,7 @@
 
 mod collector;
 mod house;
+mod import;
 mod kafka_away;
 mod kills;
 mod late;
