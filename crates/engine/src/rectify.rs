@@ -72,6 +72,10 @@ impl House {
         let _room = self.room_for(1).await.map_err(unable)?;
         for _ in 0..TRIES {
             let subject = self.subject(stored.subject).await.map_err(|error| error.for_item())?;
+            // The chain knows of a fence before memory does, and it is the chain that the guard speaks of.
+            if subject.values.get(&resolved.number).is_none_or(|value| !value.living) {
+                return Err(Refusal::new(Code::Erased, "the value was erased"));
+            }
             if self.open(resolved.number, stored).await?.same_as(value) {
                 let version =
                     self.version(resolved.number, stored).await.map_err(|error| error.for_item())?;

@@ -1,21 +1,23 @@
 //! Disks that fail, fill up, and root holders that do not do what they are asked.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use cloakroom_core::refusal::{CallRefusal, Code};
 use cloakroom_engine::open::Layers;
-use cloakroom_engine::{Engine, ErasureFilter, ErasureState, Opened, TokenizeRequest};
+use cloakroom_engine::{Engine, ErasureFilter, ErasureState, Opened, Plaintext, TokenizeRequest};
 use cloakroom_keytree::RootHolder;
 use cloakroom_keytree::start::Found;
 use cloakroom_keytree::{FileHolder, Slot, Subtree, TreeOptions};
 use cloakroom_store::embedded::{EmbeddedLog, EmbeddedRecords};
 use cloakroom_store::faulty::{Failing, Faults, FaultyLog, FaultyRecords};
-use cloakroom_store::{Log, Records};
+use cloakroom_store::{Answer, Batch, Log, Records, StoreError};
+use tokio::sync::Notify;
 
 use crate::holder::{Moods, Moody};
-use crate::house::{DPO, House, ORDERS, PURCHASE, SEE, erasure_of, item, new, person, read};
+use crate::house::{DPO, House, ORDERS, PURCHASE, SEE, erasure_of, item, known, new, person, read, tokenize};
 use crate::ledger::Ledger;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -126,6 +128,102 @@ async fn a_key_commit_that_fails_stops_the_vault_and_loses_nothing_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_projection_that_fails_stops_the_vault_and_loses_nothing_answered() {
     every_failure(on_projections, Faults::nth_write).await;
+}
+
+/// Projections that keep the writer waiting behind the next frame, with its work done.
+struct Slow {
+    inner: Arc<dyn Records>,
+    gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+struct Gate {
+    closed: AtomicBool,
+    reached: Notify,
+    open: Notify,
+}
+
+impl Records for Slow {
+    fn get(&self, key: &[u8]) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
+        self.inner.get(key)
+    }
+
+    fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Answer<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
+        self.inner.scan(prefix, after, limit)
+    }
+
+    fn apply(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
+        Answer::later(async move {
+            self.inner.apply(batch).await?;
+            if self.gate.closed.swap(false, Ordering::SeqCst) {
+                self.gate.reached.notify_one();
+                self.gate.open.notified().await;
+            }
+            Ok(())
+        })
+    }
+
+    fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
+        self.inner.sync()
+    }
+
+    fn commit(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
+        self.inner.commit(batch)
+    }
+}
+
+struct SlowProjections(Arc<Gate>);
+
+impl Layers for SlowProjections {
+    fn projections(&mut self, inner: Arc<dyn Records>) -> Arc<dyn Records> {
+        Arc::new(Slow { inner, gate: Arc::clone(&self.0) })
+    }
+}
+
+/// A fence is in the chain a moment before it is in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_put_behind_a_fence_that_memory_does_not_know_yet() {
+    let house = at_rest().await;
+    let gate = Arc::new(Gate::default());
+    let engine = house.open_over(&mut SlowProjections(Arc::clone(&gate))).await.unwrap();
+    let (subject, token, _) = person(&engine, "ada@example.com", "Ada").await;
+    gate.closed.store(true, Ordering::SeqCst);
+    let erasure = {
+        let (engine, request) = (engine.clone(), erasure_of(&subject));
+        tokio::spawn(async move { engine.request_erasure(DPO, request).await })
+    };
+    tokio::time::timeout(DEADLINE, gate.reached.notified()).await.unwrap();
+    let rectified = {
+        let (engine, to) = (engine.clone(), Plaintext::from_slice(b"eve@example.com"));
+        let items = vec![(token.clone(), to)];
+        tokio::spawn(async move { engine.rectify(ORDERS, SEE, items).await.unwrap().remove(0) })
+    };
+    let released = {
+        let (engine, token) = (engine.clone(), token.clone());
+        tokio::spawn(async move { engine.release(ORDERS, SEE, vec![token]).await.unwrap().remove(0) })
+    };
+    let stored = {
+        let engine = engine.clone();
+        let items = vec![item(known(&subject), "email", "eve@example.com")];
+        tokio::spawn(async move { tokenize(&engine, "", items).await.remove(0) })
+    };
+    let answers = tokio::time::timeout(DEADLINE, async {
+        (
+            rectified.await.unwrap().unwrap_err().code,
+            released.await.unwrap().unwrap_err().code,
+            stored.await.unwrap().unwrap_err().code,
+        )
+    });
+    assert_eq!(answers.await.expect("they wait to be written"), (Code::Erased, Code::Erased, Code::Erased));
+    gate.open.notify_one();
+    erasure.await.unwrap().unwrap();
+    assert_eq!(read(&engine, &token).await, Err(Code::Erased));
+    engine.close().await;
 }
 
 #[derive(Default)]

@@ -42,9 +42,11 @@ impl FileHolder {
     /// [`HolderError::Exposed`] where others can look into it.
     pub fn open(folder: &Path) -> Result<Self, HolderError> {
         make_folder(folder)?;
-        // A root whose folder a power cut takes back is a root lost, and every key with it.
-        if let Some(above) = folder.parent().filter(|above| !above.as_os_str().is_empty()) {
-            sync_folder(above)?;
+        // A root whose folder a power cut takes back is a root lost, and every key with it. A folder above that
+        // this process may not even list is one that it did not make this one in.
+        match folder.parent().filter(|above| !above.as_os_str().is_empty()).map_or(Ok(()), sync_folder) {
+            Err(HolderError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {}
+            synced => synced?,
         }
         Ok(Self { folder: folder.to_owned(), owned: Mutex::default() })
     }
