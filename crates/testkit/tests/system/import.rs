@@ -32,6 +32,14 @@ struct Import {
     cli: Daemon,
 }
 
+/// What a token must stand for wherever it is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct StandsFor<'a> {
+    subject: &'a [u8],
+    column: usize,
+    value: &'a [u8],
+}
+
 /// Resident memory of both by rows done.
 #[derive(Default)]
 struct Memory(Vec<(u64, u64, u64)>);
@@ -46,7 +54,10 @@ impl Memory {
             let most = |samples: &mut dyn Iterator<Item = &(u64, u64, u64)>| samples.map(of).max().unwrap();
             let early = most(&mut self.0.iter().filter(|sample| sample.0 <= rows / 4));
             let peak = most(&mut self.0.iter());
-            println!("{who}: {} MiB at most, {} MiB in the first quarter", peak >> 20, early >> 20);
+            let curve: Vec<u64> = (1..=10)
+                .map(|tenth| most(&mut self.0.iter().filter(|sample| sample.0 <= rows * tenth / 10)) >> 20)
+                .collect();
+            println!("{who}, MiB at most by tenths of the rows: {curve:?}");
             assert!(peak <= max, "{who} took {} MiB", peak >> 20);
             assert!(peak - early <= GROWTH_BYTES_MAX, "{who} grew with the rows");
         }
@@ -127,7 +138,7 @@ impl Import {
         let number = |record: &ByteRecord| std::str::from_utf8(&record[0]).unwrap().parse::<u64>().unwrap();
         let rejected: BTreeSet<u64> = rejects.iter().map(number).collect();
         assert_eq!(source.len() as u64, rows);
-        if rows % BROKEN.1 == 0 {
+        if rows.is_multiple_of(BROKEN.1) {
             assert_eq!(rejected.len() as u64, rows / BROKEN.1 * BROKEN.0);
         }
         assert_eq!(taken.len() as u64, rows - rejected.len() as u64);
@@ -138,7 +149,7 @@ impl Import {
             ["name", "email", "phone", "birth_date", "address"].map(|name| (at(name), out_at(name))).into();
         let further = ["newsletter_email", "affiliate_email"].map(|name| (at("email"), out_at(name)));
         let (order, out_order, subject) = (at("order_id"), out_at("order_id"), out_at("subject_id"));
-        let mut values: BTreeMap<&[u8], (&[u8], usize, &[u8])> = BTreeMap::new();
+        let mut values: BTreeMap<&[u8], StandsFor<'_>> = BTreeMap::new();
         let mut people: BTreeMap<String, &[u8]> = BTreeMap::new();
         let sources = (1..).zip(&source).filter(|(number, _)| !rejected.contains(number));
         for ((_, source), taken) in sources.zip(&taken) {
@@ -156,7 +167,7 @@ impl Import {
                     continue;
                 }
                 assert_ne!(token, value);
-                let stands_for = (&taken[subject], *into, value);
+                let stands_for = StandsFor { subject: &taken[subject], column: *into, value };
                 assert_eq!(*values.entry(token).or_insert(stands_for), stands_for, "a token of two values");
             }
         }

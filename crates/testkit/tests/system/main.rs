@@ -5,7 +5,13 @@
 //! - `scan`, `collector`: looking for values in whatever was written or sent
 //! - `load`: people who are checked in, mailed, attributed and forgotten, and what must be true of them afterwards
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests"
+)]
 
 mod collector;
 mod house;
