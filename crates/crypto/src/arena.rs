@@ -3,7 +3,8 @@
 //! Many small locks would not nest (a page unlocked once is unlocked for all), so memory is mapped and locked
 //! in large chunks and handed out in places of two sizes: one key, and one opened page of the key tree. A
 //! place that comes back is wiped and used again. Free places lie in several lists, a thread keeps to its
-//! own, and takes from the others only when the chunks are used up.
+//! own, and takes from the others only when the chunks are used up. Then too a free place for a page is cut
+//! into keys, and neighbouring free keys are put together to a page: a rush of one kind leaves room for both.
 //!
 //! A daemon calls [`reserve`] at start; from then on nothing is handed out beyond what was reserved. Without
 //! it (a test, a command line tool) memory grows as needed and is locked as far as the limit goes;
@@ -38,6 +39,9 @@ const SHARDS: usize = 16;
 /// How many places a thread takes from a chunk at once: 8 KiB of keys, about 8 KiB of pages.
 const RUN_KEYS: usize = 256;
 const RUN_PAGES: usize = 4;
+
+/// How many pages are put together out of free keys at once: they serve a while, and most keys stay keys.
+const PAGES_AT_ONCE: usize = 64;
 
 /// Why memory could not be reserved.
 #[derive(Debug, Error)]
@@ -141,6 +145,12 @@ impl Size {
 #[derive(Clone, Copy)]
 struct Place(NonNull<u8>);
 
+impl Place {
+    fn address(&self) -> usize {
+        self.0.addr().get()
+    }
+}
+
 // SAFETY: a place is an address within a private mapping that is never unmapped once places are cut from it;
 // whoever holds the `Place` is the only one to use the memory, on whatever thread.
 unsafe impl Send for Place {}
@@ -169,8 +179,12 @@ struct Chunk {
     rest_bytes: usize,
 }
 
+/// Held through whatever goes beyond a thread's own list, so that nobody misses what is being moved; locked
+/// before any list.
 struct Ground {
     chunks: Vec<Chunk>,
+    /// The addresses at which mappings start, in order.
+    starts: Vec<usize>,
     bytes: usize,
     locked_bytes: usize,
     reserved: bool,
@@ -192,6 +206,7 @@ impl Arena {
                 SHARDS],
             ground: Mutex::new(Ground {
                 chunks: Vec::new(),
+                starts: Vec::new(),
                 bytes: 0,
                 locked_bytes: 0,
                 reserved: false,
@@ -223,8 +238,7 @@ impl Arena {
                 }
             }
         }
-        let kept = std::mem::take(&mut new.0);
-        ground.chunks.extend(kept.into_iter().map(|rest| Chunk { rest, rest_bytes: CHUNK_BYTES }));
+        std::mem::take(&mut new.0).into_iter().for_each(|start| ground.add(start));
         (ground.bytes, ground.locked_bytes) = (total, locked_bytes);
         ground.reserved = true;
         ground.may_grow = allow_unlocked;
@@ -243,34 +257,70 @@ impl Arena {
         }
     }
 
-    /// A place of zeros: from the thread's own list, the chunks, other threads' lists, a place for a page cut
-    /// into keys, new memory; in this order. `None` if there is none and none may be mapped.
+    /// A place of zeros: from the thread's own list, the chunks, other threads' lists, places of the other
+    /// size, new memory; in this order. `None` if there is none and none may be mapped.
     fn take(&self, size: Size) -> Option<Place> {
-        let home = self.home();
         {
-            let mut home = lock(home);
+            let mut home = lock(self.home());
             if let Some(place) = home.list(size).pop() {
                 home.used_bytes += size.bytes() as isize;
                 return Some(place);
             }
         }
-        let mut found = lock(&self.ground).cut(size);
+        self.take_from_afar(size)
+    }
+
+    /// Takes several at once; what is over goes to the thread's own list before anybody else may look.
+    fn take_from_afar(&self, size: Size) -> Option<Place> {
+        let mut ground = lock(&self.ground);
+        let mut found = ground.cut(size);
         if found.is_empty() {
             found = self.take_from_others(size);
         }
-        if found.is_empty() && matches!(size, Size::Key) {
-            found = self.take_from_others(Size::Page).into_iter().flat_map(into_keys).collect();
+        if found.is_empty() {
+            found = match size {
+                Size::Key => self.take_from_others(Size::Page).into_iter().flat_map(into_keys).collect(),
+                Size::Page => self.put_together(&ground.starts),
+            };
         }
         if found.is_empty() {
-            let mut ground = lock(&self.ground);
             ground.grow(self.lock_in_memory);
             found = ground.cut(size);
         }
         let place = found.pop()?;
-        let mut home = lock(home);
+        let mut home = lock(self.home());
         home.list(size).append(&mut found);
         home.used_bytes += size.bytes() as isize;
         Some(place)
+    }
+
+    /// Pages out of keys that are free and lie side by side, some at once: it takes milliseconds.
+    fn put_together(&self, starts: &[usize]) -> Vec<Place> {
+        const KEYS: usize = PAGE_BYTES / KEY_BYTES;
+        let mut keys: Vec<Place> =
+            self.shards.iter().flat_map(|shard| std::mem::take(&mut lock(shard).keys)).collect();
+        keys.sort_unstable_by_key(Place::address);
+        let mapping = |place: &Place| starts.partition_point(|start| *start <= place.address());
+        let (mut pages, mut apart) = (Vec::new(), Vec::new());
+        let mut rest = keys.as_slice();
+        while pages.len() < PAGES_AT_ONCE
+            && let Some((first, others)) = rest.split_first()
+        {
+            // Every place begins at a multiple of a key's size: so many different ones within a page's are it.
+            let last = rest.get(KEYS - 1).filter(|last| {
+                last.address() - first.address() == PAGE_BYTES - KEY_BYTES && mapping(last) == mapping(first)
+            });
+            rest = if last.is_some() {
+                pages.push(*first);
+                rest.get(KEYS..).unwrap_or_default()
+            } else {
+                apart.push(*first);
+                others
+            };
+        }
+        apart.extend_from_slice(rest);
+        lock(self.home()).keys.append(&mut apart);
+        pages
     }
 
     /// Half of the first list that has any.
@@ -302,6 +352,13 @@ impl Arena {
 }
 
 impl Ground {
+    /// Takes a new mapping in.
+    fn add(&mut self, start: Place) {
+        let at = self.starts.partition_point(|known| *known < start.address());
+        self.starts.insert(at, start.address());
+        self.chunks.push(Chunk { rest: start, rest_bytes: CHUNK_BYTES });
+    }
+
     /// Cuts a run of places, fewer where a chunk ends.
     fn cut(&mut self, size: Size) -> Vec<Place> {
         let Some(chunk) = self.chunks.iter_mut().find(|chunk| chunk.rest_bytes >= size.bytes()) else {
@@ -328,7 +385,7 @@ impl Ground {
             if lock_in_memory(place, CHUNK_BYTES).is_ok() {
                 self.locked_bytes += CHUNK_BYTES;
             }
-            self.chunks.push(Chunk { rest: place, rest_bytes: CHUNK_BYTES });
+            self.add(place);
         }
     }
 }
@@ -454,126 +511,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::thread;
-
-    use super::*;
-
-    fn arena() -> &'static Arena {
-        Box::leak(Box::new(Arena::new(lock_in_memory)))
-    }
-
-    fn unlockable() -> &'static Arena {
-        Box::leak(Box::new(Arena::new(|_, _| Err(io::ErrorKind::PermissionDenied.into()))))
-    }
-
-    #[test]
-    fn a_dropped_slot_is_zeros_in_memory() {
-        let arena = arena();
-        let mut slot = Slot::<KEY_BYTES>::zeroed_in(arena);
-        slot.fill(0xa5);
-        let address = slot.place.0.as_ptr();
-        // SAFETY: the place stays mapped for ever, and nobody else takes from this test's own arena.
-        let seen = || unsafe { address.cast::<[u8; KEY_BYTES]>().read_volatile() };
-        assert_eq!(seen(), [0xa5; KEY_BYTES]);
-        drop(slot);
-        assert_eq!(seen(), [0; KEY_BYTES]);
-    }
-
-    #[test]
-    fn places_are_used_again_and_counted() {
-        let arena = arena();
-        let slot = Slot::<PAGE_BYTES>::zeroed_in(arena);
-        let first = slot.place.0;
-        assert_eq!(arena.status().used_bytes, PAGE_BYTES);
-        drop(slot);
-        assert_eq!(arena.status().used_bytes, 0);
-        assert_eq!(Slot::<PAGE_BYTES>::zeroed_in(arena).place.0, first);
-    }
-
-    #[test]
-    fn mapped_memory_is_locked_undumpable_and_empty_after_a_fork() {
-        let slot = Slot::<KEY_BYTES>::zeroed_in(arena());
-        let address = slot.place.0.as_ptr() as usize;
-        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
-        let mut within = false;
-        let flags = maps.lines().find_map(|line| {
-            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
-            if let Some((from, to)) = range
-                && let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16))
-            {
-                within = (from..to).contains(&address);
-            }
-            line.strip_prefix("VmFlags:").filter(|_| within)
-        });
-        let flags: Vec<_> = flags.unwrap().split_whitespace().collect();
-        assert!(["lo", "dd", "wf"].iter().all(|flag| flags.contains(flag)), "{flags:?}");
-    }
-
-    #[test]
-    fn reserved_is_the_bound() {
-        let arena = arena();
-        let locked = arena.reserve(1, false).unwrap();
-        assert_eq!(locked, Locked { bytes: CHUNK_BYTES, locked_bytes: CHUNK_BYTES });
-        let mut held = Vec::new();
-        while held.len() < 2 * CHUNK_BYTES / PAGE_BYTES
-            && let Some(place) = arena.take(Size::Page)
-        {
-            held.push(place);
-        }
-        assert_eq!(held.len(), CHUNK_BYTES / PAGE_BYTES);
-        let keys = (0..CHUNK_BYTES).take_while(|_| arena.take(Size::Key).is_some()).count();
-        assert_eq!(keys, CHUNK_BYTES % PAGE_BYTES / KEY_BYTES, "what no page fits into is keys'");
-        // A page that comes back serves keys too, 65 of them.
-        arena.put_back(held.pop().unwrap(), Size::Page);
-        assert!((0..65).all(|_| arena.take(Size::Key).is_some()));
-        assert!(arena.take(Size::Key).is_none());
-        let status = arena.status();
-        assert!(status.locked && status.reserved);
-        assert_eq!(status.used_bytes, CHUNK_BYTES / KEY_BYTES * KEY_BYTES);
-    }
-
-    #[test]
-    fn a_kernel_that_will_not_lock_stops_the_start() {
-        let arena = unlockable();
-        let Err(error) = arena.reserve(CHUNK_BYTES, false) else { panic!("reserved") };
-        assert!(matches!(error, ArenaError::Limit { wanted_bytes: CHUNK_BYTES, .. }), "{error}");
-        assert_eq!(arena.status().bytes, 0);
-    }
-
-    #[test]
-    fn where_allowed_it_is_taken_unlocked_and_said() {
-        let arena = unlockable();
-        assert_eq!(arena.reserve(1, true).unwrap(), Locked { bytes: CHUNK_BYTES, locked_bytes: 0 });
-        assert!(!arena.status().locked);
-        assert!(matches!(arena.reserve(1, false), Err(ArenaError::AlreadyUnlocked { bytes: CHUNK_BYTES })));
-    }
-
-    #[test]
-    fn threads_never_share_a_place() {
-        let arena = arena();
-        let held = |seed: u8| {
-            let mut slots: Vec<Slot<KEY_BYTES>> = Vec::new();
-            for round in 0..2_000_usize {
-                let mut slot = Slot::zeroed_in(arena);
-                assert_eq!(*slot, [0; KEY_BYTES], "handed out wiped");
-                slot.fill(seed);
-                slots.push(slot);
-                if round % 3 == 0 {
-                    slots.swap_remove(round % slots.len());
-                }
-            }
-            assert!(slots.iter().all(|slot| **slot == [seed; KEY_BYTES]), "written by its holder alone");
-            slots
-        };
-        let slots: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = (1..=8).map(|seed| scope.spawn(move || held(seed))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        let count: usize = slots.iter().map(Vec::len).sum();
-        assert_eq!(arena.status().used_bytes, count * KEY_BYTES);
-        drop(slots); // on another thread than they were taken
-        assert_eq!(arena.status().used_bytes, 0);
-    }
-}
+mod tests;
