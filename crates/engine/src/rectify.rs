@@ -5,6 +5,7 @@ use cloakroom_core::event::{Body, ValueRectified};
 use cloakroom_core::field;
 use cloakroom_core::ids::EventNumber;
 use cloakroom_core::refusal::{CallRefusal, Code, Refusal};
+use cloakroom_core::subject;
 use cloakroom_crypto::{Key, Plaintext, random, role};
 
 use crate::house::{House, Resolved, TRIES, Version, context, declined};
@@ -72,17 +73,16 @@ impl House {
         let _room = self.room_for(1).await.map_err(unable)?;
         for _ in 0..TRIES {
             let subject = self.subject(stored.subject).await.map_err(|error| error.for_item())?;
-            // The chain knows of a fence before memory does, and it is the chain that the guard speaks of.
-            if subject.values.get(&resolved.number).is_none_or(|value| !value.living) {
+            // What dies is what the chain says, of which the guard speaks: memory may know a frame more.
+            let Some(former) = subject.values.get(&resolved.number).filter(|value| value.living) else {
                 return Err(Refusal::new(Code::Erased, "the value was erased"));
-            }
+            };
             if self.open(resolved.number, stored).await?.same_as(value) {
                 let version =
                     self.version(resolved.number, stored).await.map_err(|error| error.for_item())?;
                 return Ok(Step::Same(version.number));
             }
-            let version = self.version(resolved.number, stored).await.map_err(|error| error.for_item())?;
-            let (draft, next) = rectification(controller, &resolved, &version, value)?;
+            let (draft, next) = rectification(controller, &resolved, former, value)?;
             let guards =
                 vec![Guard::Head { aggregate: EventNumber(subject.number.0), newest: subject.newest }];
             match self.propose_fence(guards, vec![draft]).await {
@@ -103,10 +103,10 @@ impl House {
 fn rectification(
     controller: &InForce,
     resolved: &Resolved,
-    former: &Version,
+    former: &subject::Value,
     value: &Plaintext,
 ) -> Result<(Draft, u32), Refusal> {
-    let number = former.number.saturating_add(1);
+    let number = former.version.saturating_add(1);
     let stored = &resolved.stored;
     let (key, bits) = (Key::<role::Value>::random(), random::u64());
     let next = Version { slot: BLANK, sealed: bytes::Bytes::new(), bits, number };

@@ -147,7 +147,18 @@ impl State {
         self.fenced_count.store(fenced.len(), Ordering::Release);
     }
 
-    /// Takes in a durable event.
+    /// Takes in what a durable event means for reads: fences and rectifications. Before the chains have it, so
+    /// that whatever is decided on a chain that does, with a guard that stands, was decided with this.
+    pub(crate) fn raise(&self, number: EventNumber, event: &Event) {
+        if let Body::ValueRectified(it) = &event.body {
+            self.rectified.write().unwrap_or_else(PoisonError::into_inner).insert(it.value, number);
+        }
+        if event.body.is_fence() {
+            self.fence(event.body.dooms());
+        }
+    }
+
+    /// Takes in all else of a durable event.
     pub(crate) fn apply(&self, number: EventNumber, event: &Event) -> Result<(), EngineError> {
         match &event.body {
             Body::RegisterApplied(it) => {
@@ -177,13 +188,7 @@ impl State {
             Body::SystemKeyMade(it) if it.kind == SystemKeyKind::Idempotency => {
                 self.newest_day_key.fetch_max(number.0, Ordering::AcqRel);
             }
-            Body::ValueRectified(it) => {
-                self.rectified.write().unwrap_or_else(PoisonError::into_inner).insert(it.value, number);
-            }
             _ => {}
-        }
-        if event.body.is_fence() {
-            self.fence(event.body.dooms());
         }
         self.apply_erasure(number, event);
         Ok(())

@@ -326,12 +326,12 @@ impl Writer {
             events: self.tail.events.saturating_add(group.events.len() as u64),
         };
         self.log_ends.extend(frame.ends.iter().copied());
+        let numbered = || (frame.first_event.0..).map(EventNumber).zip(&group.events);
+        numbered().for_each(|(number, event)| self.state.raise(number, event));
         self.projections.apply(projection::changes(&frame, &group.events, self.newest_start)).await?;
         self.newest_start = Some(frame.at.start);
-        let mut number = frame.first_event;
-        for event in &group.events {
+        for (number, event) in numbered() {
             self.state.apply(number, event)?;
-            number = EventNumber(number.0.saturating_add(1));
         }
         for (written, numbers) in group.answers {
             drop(written.send(Ok(Durable::after_sync(numbers)))); // a caller that left has no use for it

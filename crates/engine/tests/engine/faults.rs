@@ -226,6 +226,35 @@ async fn nothing_is_put_behind_a_fence_that_memory_does_not_know_yet() {
     engine.close().await;
 }
 
+/// The value between two rectifications dies too, although the second began before memory knew of the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_version_of_a_rectified_value_is_left_behind() {
+    let house = at_rest().await;
+    let gate = Arc::new(Gate::default());
+    let engine = house.open_over(&mut SlowProjections(Arc::clone(&gate))).await.unwrap();
+    let (_, token, _) = person(&engine, "ada@example.com", "Ada").await;
+    let rectify = |value: &str| {
+        let (engine, to) = (engine.clone(), Plaintext::from_slice(value.as_bytes()));
+        let items = vec![(token.clone(), to)];
+        tokio::spawn(async move { engine.rectify(ORDERS, SEE, items).await.unwrap().remove(0) })
+    };
+    gate.closed.store(true, Ordering::SeqCst);
+    let first = rectify("ada2@example.com");
+    tokio::time::timeout(DEADLINE, gate.reached.notified()).await.unwrap();
+    let second = rectify("ada3@example.com");
+    // Long enough for the second to have looked; whenever it does, the outcome is the same.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    gate.open.notify_one();
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (Ok(2), Ok(3)));
+    assert_eq!(read(&engine, &token).await.unwrap(), "ada3@example.com");
+    engine.close().await;
+    drop(engine);
+    let living = living_slots(&house).await;
+    assert_eq!(living[1].1.len(), 2, "the newest address and the name: {living:?}");
+}
+
 #[derive(Default)]
 struct Holders {
     moods: Arc<Moods>,
