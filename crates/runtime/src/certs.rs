@@ -23,6 +23,9 @@ pub const TRUST_DOMAIN: &str = "cloakroom.local";
 /// How long the development authority itself lasts.
 const AUTHORITY_DAYS: i64 = 3650;
 
+/// 9999-12-31T23:59:59, the last time that a certificate can name (RFC 5280, section 4.1.2.5).
+const LAST_UNIX_S: i64 = 253_402_300_799;
+
 /// A certificate holds from an hour before it is made: clocks differ.
 const EARLIER_S: i64 = 3600;
 
@@ -170,7 +173,7 @@ fn common_name(name: &str) -> DistinguishedName {
 
 fn lasting(params: &mut CertificateParams, now_unix_ms: UnixMs, days: i64) {
     let epoch = date_time_ymd(1970, 1, 1);
-    let at = |unix_s: i64| epoch + Duration::from_secs(unix_s.max(0).unsigned_abs());
+    let at = |unix_s: i64| epoch + Duration::from_secs(unix_s.clamp(0, LAST_UNIX_S).unsigned_abs());
     let now = now_unix_ms / 1000;
     let end = now.saturating_add(days.saturating_mul(86_400));
     params.not_before = at(now.min(end).saturating_sub(EARLIER_S));
@@ -248,6 +251,15 @@ mod tests {
         }
         let holder = Holder { principal: Some("https://x/y".into()), ..Holder::local("shop") };
         assert!(authority.issue(&holder, NOW, 1).is_err());
+    }
+
+    #[test]
+    fn no_number_of_days_is_a_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::open_or_create(folder.path(), NOW).unwrap();
+        for days in [i64::MIN, -1, 0, 1, i64::MAX] {
+            authority.issue(&Holder::local("shop"), NOW, days).unwrap();
+        }
     }
 
     #[test]
