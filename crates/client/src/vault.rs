@@ -118,6 +118,33 @@ where
     }
 }
 
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident($request:ident of $items:ident) -> $what:ident;)*) => {
+        impl Client {$(
+            $(#[$doc])*
+            ///
+            /// # Errors
+            /// As [`Client::tokenize`].
+            pub async fn $name(&self, request: $request) -> Result<Vec<Answer<$what>>, ClientError> {
+                let wanted = request.$items.len();
+                let call = |mut vault: VaultServiceClient<Wire>, request| async move { vault.$name(request).await };
+                paired(self.call(Repeat::Safe, request, call).await?.items, wanted)
+            }
+        )*}
+    };
+}
+
+calls! {
+    /// Gives values for tokens to those whom the register lets read them.
+    detokenize(DetokenizeRequest of items) -> Value;
+    /// Tells about tokens without their values.
+    describe(DescribeRequest of tokens) -> Description;
+    /// Replaces values behind tokens. The same value again changes nothing.
+    rectify(RectifyRequest of items) -> Rectified;
+    /// Forgets single tokens. After a try whose answer was lost, the next one may say ERASED.
+    release(ReleaseRequest of items) -> Released;
+}
+
 impl Client {
     /// Connects now.
     ///
@@ -164,84 +191,9 @@ impl Client {
         let again = request.idempotency_key.is_empty() && request.items.iter().any(|item| new(&item.subject));
         let repeat = if again { Repeat::Unsafe } else { Repeat::Safe };
         let wanted = request.items.len();
-        paired(
-            self.call(repeat, request, |mut vault, request| async move { vault.tokenize(request).await })
-                .await?
-                .items,
-            wanted,
-        )
-    }
-
-    /// Gives values for tokens to those whom the register lets read them.
-    ///
-    /// # Errors
-    /// As [`Client::tokenize`].
-    pub async fn detokenize(&self, request: DetokenizeRequest) -> Result<Vec<Answer<Value>>, ClientError> {
-        let wanted = request.items.len();
-        paired(
-            self.call(
-                Repeat::Safe,
-                request,
-                |mut vault, request| async move { vault.detokenize(request).await },
-            )
-            .await?
-            .items,
-            wanted,
-        )
-    }
-
-    /// Tells about tokens without their values.
-    ///
-    /// # Errors
-    /// As [`Client::tokenize`].
-    pub async fn describe(&self, request: DescribeRequest) -> Result<Vec<Answer<Description>>, ClientError> {
-        let wanted = request.tokens.len();
-        paired(
-            self.call(
-                Repeat::Safe,
-                request,
-                |mut vault, request| async move { vault.describe(request).await },
-            )
-            .await?
-            .items,
-            wanted,
-        )
-    }
-
-    /// Replaces values behind tokens. The same value again changes nothing.
-    ///
-    /// # Errors
-    /// As [`Client::tokenize`].
-    pub async fn rectify(&self, request: RectifyRequest) -> Result<Vec<Answer<Rectified>>, ClientError> {
-        let wanted = request.items.len();
-        paired(
-            self.call(
-                Repeat::Safe,
-                request,
-                |mut vault, request| async move { vault.rectify(request).await },
-            )
-            .await?
-            .items,
-            wanted,
-        )
-    }
-
-    /// Forgets single tokens. After a try whose answer was lost, the next one may say ERASED.
-    ///
-    /// # Errors
-    /// As [`Client::tokenize`].
-    pub async fn release(&self, request: ReleaseRequest) -> Result<Vec<Answer<Released>>, ClientError> {
-        let wanted = request.items.len();
-        paired(
-            self.call(
-                Repeat::Safe,
-                request,
-                |mut vault, request| async move { vault.release(request).await },
-            )
-            .await?
-            .items,
-            wanted,
-        )
+        let call =
+            |mut vault: VaultServiceClient<Wire>, request| async move { vault.tokenize(request).await };
+        paired(self.call(repeat, request, call).await?.items, wanted)
     }
 
     /// Records a fact that retention periods count from.

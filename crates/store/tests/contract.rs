@@ -1,10 +1,11 @@
 //! The embedded engine against the contract of every engine.
 #![allow(clippy::unwrap_used)] // assertions
 
-use std::fs;
-use std::path::Path;
+mod disk;
+
 use std::sync::Arc;
 
+use crate::disk::copy_all;
 use cloakroom_store::contract::{HASHES, Place};
 use cloakroom_store::embedded::{
     AccessLogOptions, EmbeddedAccessLog, EmbeddedLog, EmbeddedRecords, LogOptions,
@@ -29,18 +30,6 @@ impl Folder {
         let copy = fresh(self.file_bytes);
         copy_all(self.folder.path(), copy.folder.path());
         copy
-    }
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
-        if path.is_dir() {
-            fs::create_dir_all(to.join(&name)).unwrap();
-            copy_all(&path, &to.join(&name));
-        } else {
-            fs::copy(&path, to.join(&name)).unwrap();
-        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! What a crash, a power cut or a rotten disk leaves of an embedded log, and what the log says to it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // assertions
 
+mod disk;
+
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::disk::files;
 use cloakroom_core::ids::EventNumber;
 use cloakroom_store::contract::log::Chain;
 use cloakroom_store::contract::{Dice, HASHES};
@@ -80,17 +83,6 @@ impl Written {
 
 fn segment(folder: &Path, first_event: u64) -> PathBuf {
     folder.join(format!("{first_event:020}.log"))
-}
-
-/// All files that end in `.{extension}`, in order.
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|found| found == extension))
-        .collect();
-    found.sort();
-    found
 }
 
 #[tokio::test]

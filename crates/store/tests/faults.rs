@@ -1,10 +1,13 @@
 //! Layers that fail on purpose do what they say, and the embedded engines meet other damage in words.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // assertions
 
+mod disk;
+
 use std::fs::{self, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::disk::files;
 use bytes::Bytes;
 use cloakroom_store::contract::HASHES;
 use cloakroom_store::contract::log::Chain;
@@ -99,16 +102,6 @@ fn access(folder: &Path) -> EmbeddedAccessLog {
     EmbeddedAccessLog::open(folder, HASHES.leaf, options).unwrap()
 }
 
-fn access_files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|found| found == extension))
-        .collect();
-    found.sort();
-    found
-}
-
 #[tokio::test]
 async fn a_torn_access_entry_is_cut_off_at_any_byte() {
     let folder = tempfile::tempdir().unwrap();
@@ -118,7 +111,7 @@ async fn a_torn_access_entry_is_cut_off_at_any_byte() {
     log.append(b"second").await.unwrap();
     log.sync().await.unwrap();
     drop(log);
-    let path = access_files(folder.path(), "access").pop().unwrap();
+    let path = files(folder.path(), "access").pop().unwrap();
     let whole = fs::read(&path).unwrap();
     for cut in 0..whole.len() {
         fs::write(&path, &whole[..cut]).unwrap();
@@ -138,7 +131,7 @@ async fn an_access_file_that_never_got_its_header_leaves_the_one_before_to_go_on
         log.append(&[number; 30]).await.unwrap();
     }
     drop(log);
-    let last = access_files(folder.path(), "access").pop().unwrap();
+    let last = files(folder.path(), "access").pop().unwrap();
     for bytes in [0, 1, 23, 24] {
         fs::write(&last, vec![0; bytes]).unwrap();
         let larger = AccessLogOptions { file_bytes: 1_000, ..AccessLogOptions::default() };
@@ -178,7 +171,7 @@ async fn full_access_files_are_hashed_by_syncs_and_after_a_restart() {
     for number in 0..20_u8 {
         log.append(&[number; 30]).await.unwrap();
     }
-    let files = access_files(folder.path(), "access");
+    let files = files(folder.path(), "access");
     assert!(log.file_hashes().is_empty());
     log.sync().await.unwrap();
     assert_eq!(log.file_hashes().len(), 1);
@@ -203,7 +196,7 @@ async fn a_full_access_file_that_is_damaged_says_so() {
         log.append(&[number; 30]).await.unwrap();
     }
     drop(log);
-    let path = &access_files(folder.path(), "access")[1];
+    let path = &files(folder.path(), "access")[1];
     let length = fs::metadata(path).unwrap().len();
     OpenOptions::new().write(true).open(path).unwrap().set_len(length - 1).unwrap();
     let log = access(folder.path());

@@ -2,9 +2,11 @@
 //! not, and what opens then must be all of the old or all of the new.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // assertions
 
-use std::fs;
-use std::path::Path;
+mod disk;
 
+use std::fs;
+
+use crate::disk::copy_all;
 use cloakroom_store::contract::Dice;
 use cloakroom_store::embedded::EmbeddedRecords;
 use cloakroom_store::{Batch, Records};
@@ -47,31 +49,18 @@ struct Work {
     commits: u32,
 }
 
-fn copy_all(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
-        if path.is_dir() {
-            fs::create_dir_all(to.join(&name)).unwrap();
-            copy_all(&path, &to.join(&name));
-        } else {
-            fs::copy(&path, to.join(&name)).unwrap();
-        }
-    }
-}
-
 /// `new` with some of its sectors as they were in `old`, and perhaps without its end.
-fn torn(old: &[u8], new: &[u8], dice: &mut Dice) -> Vec<u8> {
+fn torn(old: &[u8], new: &[u8], chance_of_old: u64, dice: &mut Dice) -> Vec<u8> {
     let mut mixed = new.to_vec();
-    let chance = dice.below(5);
     for (index, sector) in mixed.chunks_mut(SECTOR_BYTES).enumerate() {
         let from = index * SECTOR_BYTES;
-        if dice.below(4) < chance {
+        if dice.below(4) < chance_of_old {
             let before = old.get(from..(from + sector.len()).min(old.len())).unwrap_or_default();
             sector.fill(0);
             sector[..before.len()].copy_from_slice(before);
         }
     }
-    if new.len() > old.len() && dice.below(3) == 0 {
+    if chance_of_old > 0 && new.len() > old.len() && dice.below(3) == 0 {
         mixed.truncate(old.len() + dice.below((new.len() - old.len()) as u64) as usize);
     }
     mixed
@@ -95,7 +84,13 @@ async fn power_cuts(seed: u64, work: Work, cuts: u32) {
     for cut in 0..cuts {
         let after = tempfile::tempdir().unwrap();
         copy_all(new_folder.path(), after.path());
-        fs::write(after.path().join("db"), torn(&old, &new, &mut dice)).unwrap();
+        // The first cut leaves nothing of the commit and the second all of it, so that both ends are seen.
+        let chance_of_old = match cut {
+            0 => 4,
+            1 => 0,
+            _ => dice.below(5),
+        };
+        fs::write(after.path().join("db"), torn(&old, &new, chance_of_old, &mut dice)).unwrap();
         let survived = EmbeddedRecords::open(after.path()).unwrap();
         let mut model = held(&survived, &work).await;
         assert!(model == old_model || model == new_model, "cut {cut} of seed {seed}");
@@ -104,7 +99,7 @@ async fn power_cuts(seed: u64, work: Work, cuts: u32) {
         commit(&survived, &mut model, work.commits + 1, &work, &mut dice).await;
         assert!(held(&survived, &work).await == model);
     }
-    assert_eq!(seen, [true; 2], "the cuts of seed {seed} tore nothing, or all");
+    assert_eq!(seen, [true; 2], "of seed {seed}: nothing written is the old state, all written the new one");
 }
 
 #[tokio::test]
