@@ -20,7 +20,15 @@ pub(crate) struct Ledger {
     tokens: BTreeMap<String, Vec<May>>,
     remembered: BTreeMap<String, Vec<Tokenized>>,
     /// Erased, as far as anybody was told.
-    pub(crate) erased: Vec<String>,
+    erased: Vec<String>,
+    /// What was asked last and not answered.
+    unanswered: Option<Asked>,
+}
+
+enum Asked {
+    Rectify { token: String, value: String },
+    Release { token: String },
+    Erase { person: Vec<Tokenized> },
 }
 
 /// Nothing was answered: the vault has stopped.
@@ -69,19 +77,23 @@ impl Ledger {
 
     async fn rectify(&mut self, engine: &Engine, token: &str, value: &str) -> Result<(), Stopped> {
         self.may(token, May::Read(value.to_owned()));
+        self.unanswered = Some(Asked::Rectify { token: token.to_owned(), value: value.to_owned() });
         let items = vec![(token.to_owned(), Plaintext::from_slice(value.as_bytes()))];
         let answer = engine.rectify(ORDERS, SEE, items).await.map_err(|_| Stopped)?.remove(0);
         answer.map_err(|_| Stopped)?;
         self.must(token, May::Read(value.to_owned()));
+        self.unanswered = None;
         Ok(())
     }
 
     async fn release(&mut self, engine: &Engine, token: &str) -> Result<(), Stopped> {
         self.may(token, May::BeErased);
+        self.unanswered = Some(Asked::Release { token: token.to_owned() });
         let answer =
             engine.release(ORDERS, SEE, vec![token.to_owned()]).await.map_err(|_| Stopped)?.remove(0);
         answer.map_err(|_| Stopped)?;
         self.must(token, May::BeErased);
+        self.unanswered = None;
         Ok(())
     }
 
@@ -90,6 +102,7 @@ impl Ledger {
             self.may(&tokenized.token, May::BeErased);
         }
         let subject = &person[0].subject_id;
+        self.unanswered = Some(Asked::Erase { person: person.to_vec() });
         let mut request = erasure_of(subject);
         request.idempotency_key = format!("erase-{subject}");
         let (erasure, _) = engine.request_erasure(DPO, request).await.map_err(|_| Stopped)?;
@@ -98,11 +111,45 @@ impl Ledger {
             self.must(&tokenized.token, May::BeErased);
         }
         self.erased.push(subject.clone());
+        self.unanswered = None;
         Ok(())
+    }
+
+    /// Asks again for what was not answered: it is done then, also if it was half done before.
+    async fn ask_again(&mut self, engine: &Engine) {
+        match self.unanswered.take() {
+            Some(Asked::Rectify { token, value }) => {
+                self.rectify(engine, &token, &value).await.unwrap();
+            }
+            Some(Asked::Release { token }) => {
+                let answer = engine.release(ORDERS, SEE, vec![token.clone()]).await.unwrap().remove(0);
+                assert!(answer.is_ok() || answer.is_err_and(|refusal| refusal.code == Code::Erased));
+                self.must(&token, May::BeErased);
+            }
+            Some(Asked::Erase { person }) => self.erase(engine, &person).await.unwrap(),
+            None => {}
+        }
     }
 
     /// Every answer that was given still holds, the log proves itself, and the vault goes on.
     pub(crate) async fn check(&mut self, engine: &Engine) {
+        self.check_reads(engine).await;
+        self.ask_again(engine).await;
+        self.check_reads(engine).await;
+        self.check_repeats(engine).await;
+        let verdict = engine.verify_log(ADMIN).await.unwrap();
+        assert_eq!(verdict.problems, Vec::<String>::new());
+        let eve = self.store(engine, "", &[("email", "eve@example.com")]).await.unwrap();
+        assert_eq!(read(engine, &eve[0].token).await.unwrap(), "eve@example.com");
+        self.erase(engine, &eve).await.unwrap();
+        assert_eq!(read(engine, &eve[0].token).await, Err(Code::Erased));
+        for subject in &self.erased {
+            let (erasure, _) = engine.request_erasure(DPO, erasure_of(subject)).await.unwrap();
+            assert!(erasure.epoch > 0, "an erasure is not begun again");
+        }
+    }
+
+    async fn check_reads(&self, engine: &Engine) {
         for (token, may) in &self.tokens {
             let found = match read(engine, token).await {
                 Ok(value) => May::Read(value),
@@ -111,8 +158,9 @@ impl Ledger {
             };
             assert!(may.contains(&found), "{found:?} where {may:?} was expected");
         }
-        let verdict = engine.verify_log(ADMIN).await.unwrap();
-        assert_eq!(verdict.problems, Vec::<String>::new());
+    }
+
+    async fn check_repeats(&self, engine: &Engine) {
         for (key, stored) in &self.remembered {
             let values: &[(&str, &str)] = match key.as_str() {
                 "order-1" => &[("email", "bob@example.com"), ("full_name", "Bob")],
@@ -126,14 +174,6 @@ impl Ledger {
                     Err(refusal) => assert!(matches!(refusal.code, Code::Conflict | Code::Erased)),
                 }
             }
-        }
-        let eve = self.store(engine, "", &[("email", "eve@example.com")]).await.unwrap();
-        assert_eq!(read(engine, &eve[0].token).await.unwrap(), "eve@example.com");
-        self.erase(engine, &eve).await.unwrap();
-        assert_eq!(read(engine, &eve[0].token).await, Err(Code::Erased));
-        for subject in &self.erased {
-            let (erasure, _) = engine.request_erasure(DPO, erasure_of(subject)).await.unwrap();
-            assert!(erasure.epoch > 0, "an erasure is not begun again");
         }
     }
 
