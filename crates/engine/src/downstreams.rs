@@ -91,7 +91,14 @@ impl House {
             destroy_class: registration.destroy_class,
             principal: principal.to_owned(),
         };
-        let known = self.state.downstreams().get(&registration.downstream).cloned();
+        let registered = self.state.downstreams();
+        // Answers are told apart by their key: two with one would be taken for each other.
+        if registered.iter().any(|(name, other)| {
+            *name != registration.downstream && other.verifying_key == told.verifying_key
+        }) {
+            return Err(CallRefusal::Conflict("verifying_key: another downstream has it".to_owned()));
+        }
+        let known = registered.get(&registration.downstream).cloned();
         if known.is_none_or(|known| *known != told) {
             let draft = Draft::of(Body::DownstreamRegistered(told));
             let written = self.propose(vec![], vec![draft], false).await.map_err(declined)?;

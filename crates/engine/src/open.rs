@@ -144,7 +144,11 @@ fn stores(options: &Options, layers: &mut dyn Layers) -> Result<Stores, EngineEr
     let hashes = Hashes { frame: hash::frame, leaf: hash::leaf };
     let log_options = LogOptions { reserve_bytes: options.reserve_bytes, ..LogOptions::default() };
     let access_folder = options.data.join("access");
-    let access = EmbeddedAccessLog::open(&access_folder, hash::sha256, AccessLogOptions::default())?;
+    // Reads stop before they would use what erasures need.
+    let access_options = AccessLogOptions::default();
+    let access_reserve = access_options.reserve_bytes.min(options.reserve_bytes / 2);
+    let access_options = AccessLogOptions { reserve_bytes: access_reserve, ..access_options };
+    let access = EmbeddedAccessLog::open(&access_folder, hash::sha256, access_options)?;
     let log = Arc::new(EmbeddedLog::open(&options.data.join("log"), hashes, log_options)?);
     let asked = Arc::clone(&log);
     let disk = Disk {

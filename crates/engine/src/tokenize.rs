@@ -230,10 +230,10 @@ impl Work<'_> {
             return Err(Refusal::new(Code::Invalid, "subject")); // every place was given by `person`
         };
         if let Some(subject) = &person.known {
-            subject.may_grow()?;
             if let Some(held) = self.held(subject, item).await? {
-                return Ok(held);
+                return Ok(held); // adds nothing, so also where no more can be added
             }
+            subject.may_grow()?;
             let added = plan.fresh.iter().filter(|(other, _, _)| *other == place).count();
             if subject.length.saturating_add(added) >= CHAIN_MAX {
                 return Err(Refusal::new(
