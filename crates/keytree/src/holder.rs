@@ -7,6 +7,8 @@ mod file;
 
 pub use file::FileHolder;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, RootId, TreeId};
 use cloakroom_crypto::role::Page;
@@ -69,6 +71,15 @@ pub enum HolderError {
     /// A file of the holder does not read as what it should be.
     #[error("the holder's {0} does not read")]
     Damaged(&'static str),
+    /// Nobody answered, or too few did: nothing is known of what was asked.
+    #[error("the root holder cannot be reached: {0}")]
+    Unreachable(String),
+    /// The holder said no: a wrong PIN, a certificate that it does not know, a policy. The text is its own.
+    #[error("the root holder refuses: {0}")]
+    Refused(String),
+    /// The holder has no room for another root.
+    #[error("the root holder is full")]
+    Full,
 }
 
 /// Keeps the roots of key trees. Every call names the tree; calls that change something name the owner.
@@ -84,6 +95,27 @@ pub trait RootHolder: Send + Sync {
     /// # Errors
     /// [`HolderError::Owned`] while another lives.
     fn own(&self, tree: TreeId) -> Answer<'_, Result<OwnerNumber, HolderError>>;
+
+    /// Takes the tree from an owner that is known to be dead, without waiting for its lease. The same as
+    /// [`RootHolder::own`] where an ownership ends with its process.
+    fn take_over(&self, tree: TreeId) -> Answer<'_, Result<OwnerNumber, HolderError>> {
+        self.own(tree)
+    }
+
+    /// How long an ownership holds without being renewed; `None` where it ends with its process.
+    fn lease(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Prolongs the ownership by a lease, counted from before the call. An owner that could not renew stops
+    /// serving before its lease ends.
+    ///
+    /// # Errors
+    /// [`HolderError::Replaced`] where another owns the tree by now.
+    fn renew(&self, tree: TreeId, owner: OwnerNumber) -> Answer<'_, Result<(), HolderError>> {
+        let _ = (tree, owner);
+        Answer::now(Ok(()))
+    }
 
     /// Makes a root; durable when this returns.
     fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>>;
