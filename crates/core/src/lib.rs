@@ -10,6 +10,7 @@
 //! - [`card`]: payment card numbers, which no field may hold
 //! - [`event`]: what has happened
 //! - [`subject`], [`erasure`]: what events make of a person and of a request to forget one
+//! - [`start`]: what a start decides, and what a batch destroys
 //! - [`certificate`]: what an erasure certificate says
 //! - [`refusal`]: why something is not done
 //! - [`text`]: codes, references and keys that come beside values
@@ -23,5 +24,6 @@ pub mod field;
 pub mod ids;
 pub mod refusal;
 pub mod register;
+pub mod start;
 pub mod subject;
 pub mod text;

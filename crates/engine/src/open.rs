@@ -117,6 +117,7 @@ pub(crate) async fn open(
         rests_on: end.rests_on,
         starts: &survey.starts,
         newest: end.newest.map_or(0, |(at, _)| at.number),
+        ..LogView::default()
     };
     match found.check(view).await {
         Ok(()) => {}

@@ -1,6 +1,7 @@
 //! What goes wrong in a tree, and what closes its gate.
 
-use cloakroom_core::ids::{CommitPosition, FramePosition, Slot};
+use cloakroom_core::ids::Slot;
+pub use cloakroom_core::start::GateReason;
 use cloakroom_crypto::OpenError;
 use cloakroom_store::StoreError;
 
@@ -35,40 +36,4 @@ pub enum Fault {
     /// A start found what must not be started from. Nothing was changed.
     #[error("the gate is closed")]
     Gate(#[from] GateReason),
-}
-
-/// Why a start closes its gate: nothing was changed, and the reason says which side went back.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum GateReason {
-    /// The log lacks what the keys have seen.
-    #[error("the log lacks frame {} that the keys recorded: the data was rolled back or replaced", .lacking.number)]
-    LogBehindKeys {
-        /// The frame that the keys recorded.
-        lacking: FramePosition,
-    },
-    /// The keys lack what the log rests on.
-    #[error("the keys lack commit {} that the log rests on: the keys were rolled back, or two branches were mixed; bring the newest keys", .lacking.number)]
-    KeysBehindLog {
-        /// The key commit that the newest frame rests on.
-        lacking: CommitPosition,
-    },
-    /// The holder has noted a commit that these keys lack.
-    #[error("the root holder has noted key commit {} that these keys lack: they are an old copy of a tree that went on elsewhere", .lacking.number)]
-    KeysBehindHolder {
-        /// The commit noted.
-        lacking: CommitPosition,
-    },
-    /// The root that the keys point at is gone or does not open them.
-    #[error("the root of epoch {epoch} does not open these keys: they are older than their root holder")]
-    RootGone {
-        /// The epoch that the keys stand at.
-        epoch: u64,
-    },
-    /// There is a log, but no keys at all.
-    #[error("there is a log but the key database is empty: bring the keys")]
-    KeysMissing,
-    /// The log belongs to another tree.
-    #[error("the log was written with another key tree")]
-    OtherTree,
 }

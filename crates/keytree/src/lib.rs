@@ -27,9 +27,10 @@ pub mod tree;
 pub mod writer;
 
 pub use cloakroom_core::ids::{Slot, Subtree};
+pub use cloakroom_core::start::LogView;
 pub use fault::{Fault, GateReason};
 pub use holder::{FileHolder, HeldRoot, HolderError, OwnerNumber, RootHolder};
-pub use start::{Found, LogView};
+pub use start::Found;
 pub use state::TreeState;
 pub use tree::Tree;
 pub use writer::{Batched, TreeWriter};

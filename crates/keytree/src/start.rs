@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, FramePosition, RootId, Slot, StartId, Subtree, TreeId};
+use cloakroom_core::start::{self, KeyView, LogView};
 use cloakroom_crypto::role::{Page as PageRole, Value};
 use cloakroom_crypto::{Key, random};
 use cloakroom_proto::record::v1 as record;
@@ -20,23 +21,10 @@ use crate::cache::Cache;
 use crate::holder::{HolderError, OwnerNumber, RootHolder};
 use crate::layout::{DIRECTORY, END_PREFIX, PageAddress, START_PREFIX, STATE_KEY, levels};
 use crate::sequence::Sequence;
-use crate::state::{Starts, TreeState};
+use crate::state::TreeState;
 use crate::tree::{Shared, Top};
 use crate::writer::{Batched, TreeWriter};
 use crate::{Fault, GateReason, TreeOptions};
-
-/// What a caller's log says, for the checks. A downstream's copies have none.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LogView<'a> {
-    /// The tree that the log was written with; none in an empty log.
-    pub tree: Option<TreeId>,
-    /// The key commit that the newest frame rests on.
-    pub rests_on: Option<CommitPosition>,
-    /// Every start that the log has seen with its first frame, oldest first.
-    pub starts: &'a [(StartId, u64)],
-    /// The newest frame's number; 0 in an empty log.
-    pub newest: u64,
-}
 
 /// A tree that this process owns and has looked at, nothing more.
 pub struct Found {
@@ -45,7 +33,7 @@ pub struct Found {
     owner: OwnerNumber,
     state: Option<TreeState>,
     tree: TreeId,
-    starts: Starts,
+    starts: Vec<(StartId, u64)>,
 }
 
 impl Found {
@@ -103,28 +91,14 @@ impl Found {
     /// # Errors
     /// [`Fault::Gate`] with the first reason found.
     pub async fn check(&self, log: LogView<'_>) -> Result<(), Fault> {
-        let Some(state) = &self.state else {
-            return if log.newest == 0 { Ok(()) } else { Err(GateReason::KeysMissing.into()) };
-        };
-        if log.tree.is_some_and(|tree| tree != self.tree) {
-            return Err(GateReason::OtherTree.into());
-        }
-        if let Some(recorded) = state.log
-            && !Starts(log.starts.to_vec())
-                .contain(CommitPosition { start: recorded.start, number: recorded.number }, log.newest)
-        {
-            return Err(GateReason::LogBehindKeys { lacking: recorded }.into());
-        }
-        if let Some(rests_on) = log.rests_on
-            && !self.starts.contain(rests_on, state.at.number)
-        {
-            return Err(GateReason::KeysBehindLog { lacking: rests_on }.into());
-        }
-        if let Some(noted) = self.holder.noted(self.tree).await?
-            && !self.starts.contain(noted, state.at.number)
-        {
-            return Err(GateReason::KeysBehindHolder { lacking: noted }.into());
-        }
+        let keys = self.state.as_ref().map(|state| KeyView {
+            tree: self.tree,
+            at: state.at,
+            starts: &self.starts,
+            log: state.log,
+        });
+        start::check(keys, log, self.holder.noted(self.tree).await?)?;
+        let Some(state) = &self.state else { return Ok(()) };
         let anchor = self.unwrap_anchor(state).await?;
         let directory = self.shared.top.read().unwrap_or_else(PoisonError::into_inner).end(DIRECTORY);
         let top = PageAddress::top(DIRECTORY, levels(directory.unwrap_or_default()));
@@ -155,7 +129,7 @@ impl Found {
         let slot = writer.next_slot(subtree);
         let key = Key::<Value>::random();
         let at = writer.insert(&[(slot, key.borrow().for_slot())], Batch::default(), None).await?;
-        self.starts.0.push((start, at.number));
+        self.starts.push((start, at.number));
         self.state = Some(writer.state.clone());
         Ok(at)
     }
@@ -180,7 +154,9 @@ impl Found {
         let mut doomed = fenced.to_vec();
         let mut writer = self.writer(start, state);
         if let Some(log_ends) = log_ends {
-            doomed.extend(self.beyond(log_ends));
+            let ends = self.shared.top.read().unwrap_or_else(PoisonError::into_inner).ends.clone();
+            let ends = ends.into_iter().filter(|(subtree, _)| *subtree != DIRECTORY);
+            doomed.extend(start::beyond(ends, log_ends));
             for (subtree, end) in log_ends {
                 let next = writer.next.entry(*subtree).or_default();
                 *next = (*next).max(*end);
@@ -201,22 +177,9 @@ impl Found {
         Ok(Started { writer, batched: batched.0, root_stays: batched.1 })
     }
 
-    /// Slots that the tree handed out and no frame names. The system's first slot names nothing: it is the one
-    /// that the tree was made with.
-    fn beyond(&self, log_ends: &HashMap<Subtree, u64>) -> Vec<Slot> {
-        let ends = self.shared.top.read().unwrap_or_else(PoisonError::into_inner).ends.clone();
-        ends.into_iter()
-            .filter(|(subtree, _)| *subtree != DIRECTORY)
-            .flat_map(|(subtree, end)| {
-                let counted = log_ends.get(&subtree).copied().unwrap_or_default();
-                (counted..end).map(move |index| Slot { subtree, index })
-            })
-            .collect()
-    }
-
     fn writer(&self, start: StartId, state: TreeState) -> TreeWriter {
         let next = self.shared.top.read().unwrap_or_else(PoisonError::into_inner).ends.clone();
-        let unrecorded_start = self.starts.0.last().is_none_or(|(newest, _)| *newest != start);
+        let unrecorded_start = self.starts.last().is_none_or(|(newest, _)| *newest != start);
         TreeWriter {
             shared: Arc::clone(&self.shared),
             holder: Arc::clone(&self.holder),
@@ -258,14 +221,14 @@ async fn read_state(records: &dyn Records) -> Result<Option<TreeState>, Fault> {
     records.get(STATE_KEY).await?.map(|bytes| TreeState::decode(&bytes)).transpose()
 }
 
-async fn read_starts(records: &dyn Records) -> Result<Starts, Fault> {
+async fn read_starts(records: &dyn Records) -> Result<Vec<(StartId, u64)>, Fault> {
     let damaged = || Fault::Damaged("list of starts");
     let mut starts = vec![];
     for (_, bytes) in all(records, START_PREFIX).await? {
         let read = record::TreeStart::decode(bytes).map_err(|_| damaged())?;
         starts.push((StartId::from_slice(&read.start_id).ok_or_else(damaged)?, read.first_commit));
     }
-    Ok(Starts(starts))
+    Ok(starts)
 }
 
 async fn read_ends(records: &dyn Records) -> Result<HashMap<Subtree, u64>, Fault> {

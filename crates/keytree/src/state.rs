@@ -88,21 +88,6 @@ pub(crate) fn decode_commit(at: &record::CommitPosition) -> Option<CommitPositio
     Some(CommitPosition { start: StartId::from_slice(&at.start_id)?, number: at.number })
 }
 
-/// All starts that a tree has seen, oldest first, with the first commit of each: tells whether a commit
-/// belongs to this branch of the tree's life, which a number alone cannot.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Starts(pub(crate) Vec<(StartId, u64)>);
-
-impl Starts {
-    /// Whether `commit` was made on the branch that ends at `newest`.
-    pub(crate) fn contain(&self, commit: CommitPosition, newest: u64) -> bool {
-        self.0.iter().enumerate().any(|(at, (start, first))| {
-            let next = self.0.get(at + 1).map_or(newest.saturating_add(1), |(_, next)| *next);
-            *start == commit.start && (*first..next).contains(&commit.number)
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,17 +130,5 @@ mod tests {
         assert!(matches!(newer, Err(Fault::Store(cloakroom_store::StoreError::Newer { found: 2, .. }))));
         let start = crate::start::encode_start(StartId([0xee; 16]), 300);
         assert_eq!(data_encoding::HEXLOWER.encode(&start), ["0a10", &hex("ee"), "10ac02"].concat());
-    }
-
-    #[test]
-    fn a_commit_of_a_branch_that_never_was_is_not_contained() {
-        let (a, b, c) = (StartId([1; 16]), StartId([2; 16]), StartId([3; 16]));
-        let starts = Starts(vec![(a, 1), (b, 5)]);
-        let at = |start, number| CommitPosition { start, number };
-        assert!(starts.contain(at(a, 4), 7) && starts.contain(at(b, 7), 7));
-        assert!(!starts.contain(at(a, 5), 7), "a was followed by b at 5");
-        assert!(!starts.contain(at(b, 8), 7), "not made yet");
-        assert!(!starts.contain(at(b, 4), 7), "b's first was 5");
-        assert!(!starts.contain(at(c, 5), 7), "the same number in another branch");
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, FramePosition, RootId, Slot, StartId, Subtree};
+use cloakroom_core::start::root_goes;
 use cloakroom_crypto::page::Page;
 use cloakroom_crypto::random;
 use cloakroom_crypto::role::{Page as PageRole, Slotted};
@@ -214,8 +215,7 @@ impl TreeWriter {
         let stays = |error| Fault::RootStays(Some(error));
         let mut first_error = None;
         for held in self.holder.list(self.state.tree).await.map_err(stays)? {
-            if held.root != self.state.root
-                && held.owner <= self.owner
+            if root_goes(held.root, held.owner.0, self.state.root, self.owner.0, &[])
                 && let Err(error) = self.holder.destroy(self.state.tree, self.owner, held.root).await
             {
                 first_error.get_or_insert(error);

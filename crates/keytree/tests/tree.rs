@@ -10,7 +10,8 @@ use cloakroom_core::ids::{CommitPosition, FramePosition, StartId};
 use cloakroom_crypto::role::Value;
 use cloakroom_crypto::seal::Context;
 use cloakroom_crypto::{Key, Plaintext, random};
-use cloakroom_keytree::start::{Found, LogView, Started};
+use cloakroom_keytree::LogView;
+use cloakroom_keytree::start::{Found, Started};
 use cloakroom_keytree::{
     Fault, FileHolder, GateReason, RootHolder, Slot, Subtree, Tree, TreeOptions, TreeWriter,
 };
@@ -224,7 +225,7 @@ async fn the_gate_closes_on_either_side_that_went_back() {
     drop(writer);
     let found = house.look().await.unwrap();
     let tree = Some(found.tree_id());
-    let log = LogView { tree, rests_on: Some(newest), starts: &[(start, 1)], newest: 5 };
+    let log = LogView { tree, rests_on: Some(newest), starts: &[(start, 1)], newest: 5, abandoned: &[] };
     found.check(log).await.unwrap();
 
     let reason = |result: Result<(), Fault>| match result {

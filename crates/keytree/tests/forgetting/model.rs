@@ -9,7 +9,8 @@ use cloakroom_core::ids::StartId;
 use cloakroom_crypto::role::Value;
 use cloakroom_crypto::seal::Context;
 use cloakroom_crypto::{Key, Plaintext, random};
-use cloakroom_keytree::start::{Found, LogView};
+use cloakroom_keytree::LogView;
+use cloakroom_keytree::start::Found;
 use cloakroom_keytree::{Fault, FileHolder, RootHolder, Slot, Subtree, TreeOptions, TreeWriter};
 use cloakroom_store::Batch;
 
