@@ -168,7 +168,7 @@ fn configuration(certs: &Certs, folder: &Path, [vault, admin, health]: [SocketAd
     let at = |name: &str| quoted(folder.join(name));
     let cert = |name: &str| quoted(certs.folder.join(name));
     format!(
-        "listen = \"{vault}\"\ndata = {}\nkeys = {}\nroots = {}\n\
+        "listen = \"{vault}\"\ndata = {}\nkeys = {}\nroots.folder = {}\n\
          admins = [\"spiffe://{TRUST_DOMAIN}/person/dpo\"]\n\n\
          [admin]\nlisten = \"{admin}\"\n\n[health]\nlisten = \"{health}\"\n\n\
          [tls]\ncert = {}\nkey = {}\nca = {}\n\n[memory]\nallow_unlocked = true\n",

@@ -8,6 +8,7 @@ use cloakroom_bus::{BusConfig, EmbeddedBroker, Signer};
 use cloakroom_core::clock::{Clock, UnixMs};
 use cloakroom_core::refusal::{CallRefusal, Refusal};
 use cloakroom_crypto::{Plaintext, jws};
+use cloakroom_keytree::RootHolder;
 use cloakroom_store::embedded::Folder;
 use tokio::sync::watch;
 
@@ -19,14 +20,14 @@ use crate::{
 };
 
 /// How a vault runs.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Events and projections: ciphertext only.
     pub data: PathBuf,
     /// The key tree: never in a data backup.
     pub keys: PathBuf,
-    /// The file holder's roots.
-    pub roots: PathBuf,
+    /// Who keeps the roots.
+    pub holder: Arc<dyn RootHolder>,
     /// Opened pages in locked memory.
     pub cache_bytes: usize,
     /// Start although memory cannot be locked: for development.
@@ -61,13 +62,13 @@ pub enum BusOptions {
 }
 
 impl Options {
-    /// The defaults, below one folder.
-    pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
+    /// The defaults, data and keys below one folder.
+    pub fn in_folder(folder: impl Into<PathBuf>, holder: Arc<dyn RootHolder>) -> Self {
         let folder = folder.into();
         Self {
             data: folder.join("data"),
             keys: folder.join("keys"),
-            roots: folder.join("roots"),
+            holder,
             // Some 2,000 opened pages: 128,000 values without a miss, within the memory lock most systems grant.
             cache_bytes: 4 << 20,
             allow_unlocked: false,

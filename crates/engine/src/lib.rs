@@ -45,7 +45,7 @@ mod writer;
 pub use cloakroom_bus::{Bootstrap, BusConfig, Security};
 pub use cloakroom_crypto::Plaintext;
 pub use cloakroom_crypto::process::{HardenError, Hardened, harden};
-pub use cloakroom_keytree::GateReason;
+pub use cloakroom_keytree::{FileHolder, GateReason, HolderError, RootHolder, holder};
 pub use describe::{Description, TokenState};
 pub use detokenize::DetokenizeRequest;
 pub use downstreams::{DownstreamInfo, Registered, Registration, Replay, ReplayItem};

@@ -14,7 +14,7 @@ use cloakroom_crypto::address::AddressKey;
 use cloakroom_crypto::sign::{SigningKey, VerifyingKey};
 use cloakroom_crypto::{Key, arena, hash, random, role};
 use cloakroom_keytree::start::Found;
-use cloakroom_keytree::{Fault, FileHolder, GateReason, LogView, RootHolder, Tree, TreeOptions};
+use cloakroom_keytree::{Fault, GateReason, LogView, RootHolder, Tree, TreeOptions};
 use cloakroom_store::embedded::{
     AccessLogOptions, EmbeddedAccessLog, EmbeddedLog, EmbeddedRecords, Folder, LogOptions,
 };
@@ -156,13 +156,12 @@ fn stores(options: &Options, layers: &mut dyn Layers) -> Result<Stores, EngineEr
         reserve_bytes: options.reserve_bytes,
         free_bytes: Box::new(move || asked.free_bytes().map_err(EngineError::from)),
     };
-    let holder = FileHolder::open(&options.roots).map_err(Fault::from)?;
     Ok(Stores {
         keys: layers.keys(Arc::new(EmbeddedRecords::open(&options.keys.join("tree"))?)),
         projections: layers.projections(Arc::new(projections(&options.data.join("projections"))?)),
         log: layers.log(log),
         access: Arc::new(access),
-        holder: layers.holder(Arc::new(holder)),
+        holder: layers.holder(Arc::clone(&options.holder)),
         folders: vec![data, keys],
         disk,
     })

@@ -2,17 +2,20 @@
 //! A sample with every key stands in `deploy/config/vault.toml`; a test holds it to the defaults here.
 
 mod kafka;
+mod roots;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use cloakroom_engine::Options;
+use cloakroom_engine::{Options, RootHolder};
 use cloakroom_runtime::identity::{Principal, TlsFiles};
 use cloakroom_runtime::serve::ServeConfig;
 use cloakroom_runtime::telemetry::TelemetryConfig;
 use serde::{Deserialize, Serialize};
 
 pub use kafka::{KafkaConfig, KafkaTls, PARTITIONS, REPLICATION_FACTOR, RETENTION_MS};
+pub use roots::{HolderKind, RootsConfig};
 
 use crate::VaultError;
 
@@ -53,8 +56,8 @@ pub struct Config {
     pub data: PathBuf,
     /// The key tree: never in a backup of the data.
     pub keys: PathBuf,
-    /// The file root holder's folder.
-    pub roots: PathBuf,
+    /// Who keeps the root above the keys.
+    pub roots: RootsConfig,
     /// The SPIFFE id that announcements name as their source ([`PRINCIPAL`]).
     pub principal: String,
     /// SPIFFE ids that may do everything at the admin endpoint: the first administrators. Everybody else
@@ -149,7 +152,7 @@ impl Default for Config {
             listen: here(LISTEN_PORT),
             data: "data".into(),
             keys: "keys".into(),
-            roots: "roots".into(),
+            roots: RootsConfig::default(),
             principal: PRINCIPAL.to_owned(),
             admins: Vec::new(),
             admin: AdminConfig::default(),
@@ -207,18 +210,18 @@ impl Default for EraseConfig {
 }
 
 impl Config {
-    /// What the engine is opened with.
+    /// What the engine is opened with, besides a root holder ([`RootsConfig::open`]).
     ///
     /// # Errors
     /// [`VaultError::Config`] for what parses and still cannot be meant.
-    pub fn engine_options(&self) -> Result<Options, VaultError> {
+    pub fn engine_options(&self, holder: Arc<dyn RootHolder>) -> Result<Options, VaultError> {
         let spiffe = |key, text: &str| match Principal::parse(text) {
             Some(_) => Ok(()),
             None => Err(VaultError::Config { key, reason: "wanted is a SPIFFE id: spiffe://domain/path" }),
         };
         spiffe("principal", &self.principal)?;
         self.admins.iter().try_for_each(|admin| spiffe("admins", admin))?;
-        if self.data == self.keys || self.data == self.roots {
+        if self.data == self.keys || self.roots.shares(&self.data) {
             let reason =
                 "data lies in one folder with keys or roots: a backup of the one must not hold the other";
             return Err(VaultError::Config { key: "data", reason });
@@ -226,7 +229,7 @@ impl Config {
         Ok(Options {
             data: self.data.clone(),
             keys: self.keys.clone(),
-            roots: self.roots.clone(),
+            holder,
             cache_bytes: self.memory.cache_bytes,
             allow_unlocked: self.memory.allow_unlocked,
             reserve_bytes: self.store.reserve_bytes,
@@ -250,6 +253,11 @@ mod tests {
         Ok(load_from(None, VARIABLE_PREFIX, [], &[(key.to_owned(), value.to_owned())])?)
     }
 
+    fn holder() -> Arc<dyn RootHolder> {
+        let folder = tempfile::tempdir().unwrap();
+        RootsConfig { folder: folder.path().join("roots"), ..RootsConfig::default() }.open().unwrap()
+    }
+
     #[test]
     fn the_sample_file_says_the_defaults_and_nothing_that_is_unknown() {
         let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/config/vault.toml");
@@ -258,7 +266,7 @@ mod tests {
         // Where a machine keeps its files is the one thing that a sample knows better.
         assert!(sample.data.is_absolute() && sample.tls.cert.is_absolute());
         assert!(!sample.admins.is_empty());
-        sample.engine_options().unwrap();
+        sample.engine_options(holder()).unwrap();
         (sample.data, sample.keys) = (defaults.data.clone(), defaults.keys.clone());
         (sample.roots, sample.tls) = (defaults.roots.clone(), defaults.tls.clone());
         sample.admins = Vec::new();
@@ -282,8 +290,14 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_for_the_roots_as_it_was_written_before_says_how_it_is_written_now() {
+        let error = flag("roots", "/var/lib/roots").unwrap_err().to_string();
+        assert!(error.contains("[roots]") && error.contains("folder"), "{error}");
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_an_error() {
-        let refused = |key: &str, value: &str| flag(key, value).unwrap().engine_options().is_err();
+        let refused = |key: &str, value: &str| flag(key, value).unwrap().engine_options(holder()).is_err();
         assert!(refused("admins", "['dpo@example.com']"));
         assert!(refused("principal", "vault"));
         assert!(refused("keys", "data"));

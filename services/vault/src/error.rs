@@ -1,6 +1,6 @@
 //! Why the daemon does not start.
 
-use cloakroom_engine::EngineError;
+use cloakroom_engine::{EngineError, HolderError};
 use cloakroom_runtime::RuntimeError;
 
 /// Why the daemon does not start. Names keys and files, never what is in them.
@@ -18,6 +18,9 @@ pub enum VaultError {
         /// Why not.
         reason: &'static str,
     },
+    /// The root holder cannot be used.
+    #[error("the root holder cannot be opened")]
+    Holder(#[from] HolderError),
     /// The stores could not be opened.
     #[error("the vault cannot be opened")]
     Open(#[from] EngineError),

@@ -8,8 +8,8 @@ use cloakroom_core::event::Shape;
 use cloakroom_core::refusal::{Code, Refusal};
 use cloakroom_engine::open::Layers;
 use cloakroom_engine::{
-    DetokenizeRequest, Engine, ErasureRequest, GateReason, Opened, Options, Plaintext, SubjectRef,
-    TokenizeItem, TokenizeRequest, Tokenized, Who,
+    DetokenizeRequest, Engine, ErasureRequest, FileHolder, GateReason, Opened, Options, Plaintext,
+    SubjectRef, TokenizeItem, TokenizeRequest, Tokenized, Who,
 };
 
 pub(crate) const ADMIN: &str = "spiffe://cloakroom.local/person/admin";
@@ -46,7 +46,8 @@ impl House {
     }
 
     pub(crate) fn options(&self) -> Options {
-        let mut options = Options::in_folder(&self.folder);
+        let holder = FileHolder::open(&self.folder.join("roots")).unwrap();
+        let mut options = Options::in_folder(&self.folder, Arc::new(holder));
         options.allow_unlocked = true;
         options.reserve_bytes = 0;
         options.admins = vec![ADMIN.to_owned()];

@@ -237,7 +237,7 @@ pub(crate) fn vault_config(folder: &Path, name: &str, at: &Addresses, kafka: Opt
 listen = "{vault}"
 data = "{folder}/{name}/data"
 keys = "{folder}/{name}/keys"
-roots = "{folder}/roots"
+roots = {{ folder = "{folder}/roots" }}
 admins = ["spiffe://cloakroom.local/person/admin"]
 admin = {{ listen = "{admin}" }}
 health = {{ listen = "{vault_health}", gauges_ms = 200 }}

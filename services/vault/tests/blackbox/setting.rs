@@ -141,7 +141,7 @@ impl Setting {
         config.health.gauges_ms = 20;
         config.data = self.folder.path().join("data");
         config.keys = self.folder.path().join("keys");
-        config.roots = self.folder.path().join("roots");
+        config.roots.folder = self.folder.path().join("roots");
         config.tls = cloakroom_runtime::identity::TlsFiles::named(&self.certs(), "vault");
         config.admins = vec!["spiffe://cloakroom.local/person/admin".into()];
         config.memory.allow_unlocked = true;

@@ -121,7 +121,7 @@ impl House {
         let Ports { vault, admin, health, .. } = self.ports;
         format!(
             "listen = \"{vault}\"\n\
-             data = {}\nkeys = {}\nroots = {}\n\
+             data = {}\nkeys = {}\nroots.folder = {}\n\
              admins = [\"spiffe://{TRUST_DOMAIN}/person/dpo\"]\n\n\
              [admin]\nlisten = \"{admin}\"\n\n\
              [health]\nlisten = \"{health}\"\n\n\
