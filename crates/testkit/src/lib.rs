@@ -5,6 +5,7 @@
 //! - [`daemons`]: the programs of this house as children of a test: started, killed, started again
 //! - [`kafka`]: Apache Kafka itself, on free ports, gone when the test is
 //! - [`ports`]: free ports
+//! - [`recorder`]: everything that a program does to its files, seen at the system call
 //! - [`seed`]: randomness that can be played again
 //! - [`wait`]: waiting for a condition, with a deadline
 //! - [`unique`]: names that nobody else uses
@@ -16,6 +17,7 @@
 pub mod daemons;
 pub mod kafka;
 pub mod ports;
+pub mod recorder;
 pub mod seed;
 pub mod wait;
 
