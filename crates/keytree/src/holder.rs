@@ -3,6 +3,8 @@
 //! A holder's work is to forget. What a certificate may claim is what its holder says of itself in
 //! [`RootHolder::destroy_class`].
 
+#[cfg(feature = "contract")]
+pub mod contract;
 mod file;
 
 pub use file::FileHolder;

@@ -3,7 +3,7 @@
 //!
 //! It is not: the log (`crates/store`), the cipher (`crates/crypto`), or the erase protocol (`crates/engine`).
 //!
-//! - [`holder`]: the one trait of root holders, and the file holder
+//! - [`holder`]: the one trait of root holders, the holders, and (feature `contract`) the suite they all pass
 //! - [`layout`]: which page holds which slot, and under which record it lies
 //! - [`tree`]: reading a key, from any task
 //! - [`writer`]: inserting and destroying, by one task

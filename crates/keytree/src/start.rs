@@ -86,6 +86,12 @@ impl Found {
         self.state.as_ref().map(|state| state.at)
     }
 
+    /// For each subtree the first slot that was never handed out.
+    pub fn ends(&self) -> HashMap<Subtree, u64> {
+        let top = self.shared.top.read().unwrap_or_else(PoisonError::into_inner);
+        top.ends.iter().filter(|(subtree, _)| **subtree != DIRECTORY).map(|(s, end)| (*s, *end)).collect()
+    }
+
     /// Checks keys, log and holder against each other. Nothing is changed.
     ///
     /// # Errors
@@ -154,9 +160,7 @@ impl Found {
         let mut doomed = fenced.to_vec();
         let mut writer = self.writer(start, state);
         if let Some(log_ends) = log_ends {
-            let ends = self.shared.top.read().unwrap_or_else(PoisonError::into_inner).ends.clone();
-            let ends = ends.into_iter().filter(|(subtree, _)| *subtree != DIRECTORY);
-            doomed.extend(start::beyond(ends, log_ends));
+            doomed.extend(start::beyond(self.ends(), log_ends));
             for (subtree, end) in log_ends {
                 let next = writer.next.entry(*subtree).or_default();
                 *next = (*next).max(*end);

@@ -5,12 +5,17 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cloakroom_core::ids::{RootId, TreeId};
 use cloakroom_crypto::{Key, random};
+use cloakroom_keytree::holder::contract::{Bench, Trouble};
 use cloakroom_keytree::{FileHolder, HolderError, OwnerNumber, RootHolder};
+use cloakroom_store::Answer;
 
-use crate::suite::Place;
+mod contract {
+    cloakroom_keytree::holder_contract!(super::Folder::default());
+}
 
 pub(crate) struct Folder(tempfile::TempDir);
 
@@ -26,16 +31,39 @@ impl Folder {
     }
 }
 
-impl Place for Folder {
-    fn open(&self) -> Arc<dyn RootHolder> {
+impl Folder {
+    fn holder(&self) -> Arc<dyn RootHolder> {
         Arc::new(FileHolder::open(&self.path()).unwrap())
+    }
+}
+
+impl Bench for Folder {
+    fn open(&self) -> Answer<'_, Result<Arc<dyn RootHolder>, HolderError>> {
+        Answer::now(Ok(self.holder()))
+    }
+
+    fn pass(&self, time: Duration) -> Answer<'_, ()> {
+        Answer::later(tokio::time::sleep(time))
+    }
+
+    fn trouble(&self, trouble: Trouble) -> Answer<'_, Result<(), &'static str>> {
+        Answer::now(Err(match trouble {
+            Trouble::Slow => "a call ends when the disk has done it; there is no time limit it could exceed",
+            Trouble::Unreachable => "a folder is there or its system's error is given",
+            Trouble::Full => "its disk's fullness is tested with the log's, in the engine's tests",
+            Trouble::Refuses => "what it refuses is others' access, tested below",
+        }))
+    }
+
+    fn relieve(&self, _: Trouble) -> Answer<'_, ()> {
+        Answer::now(())
     }
 }
 
 /// A holder that owns a tree with one root.
 async fn made() -> (Folder, Arc<dyn RootHolder>, TreeId, OwnerNumber, RootId, PathBuf) {
     let folder = Folder::default();
-    let holder = folder.open();
+    let holder = folder.holder();
     let (tree, root) = (TreeId(random::id16()), RootId(random::id16()));
     let owner = holder.own(tree).await.unwrap();
     holder.create(tree, owner, root).await.unwrap();
@@ -122,7 +150,7 @@ async fn what_a_kill_leaves_is_listed_as_nobodys_or_its_makers_and_can_go() {
     }
     drop(holder);
 
-    let holder = folder.open();
+    let holder = folder.holder();
     let next = holder.own(tree).await.unwrap();
     let mut held: Vec<_> =
         holder.list(tree).await.unwrap().into_iter().map(|held| (held.root, held.owner)).collect();
@@ -151,7 +179,7 @@ async fn what_a_kill_leaves_is_listed_as_nobodys_or_its_makers_and_can_go() {
 async fn a_former_owner_is_refused_although_its_lock_was_taken_away() {
     let (folder, holder, tree, owner, root, file) = made().await;
     fs::remove_file(file.with_file_name("lock")).unwrap();
-    let second = folder.open();
+    let second = folder.holder();
     let next = second.own(tree).await.unwrap();
     assert!(next > owner);
     assert!(matches!(holder.destroy(tree, owner, root).await, Err(HolderError::Replaced { .. })));
@@ -166,5 +194,5 @@ async fn files_that_do_not_read_are_named() {
     assert!(matches!(holder.noted(tree).await, Err(HolderError::Damaged("note"))));
     drop(holder);
     fs::write(file.with_file_name("owner"), "many").unwrap();
-    assert!(matches!(folder.open().own(tree).await, Err(HolderError::Damaged("owner number"))));
+    assert!(matches!(folder.holder().own(tree).await, Err(HolderError::Damaged("owner number"))));
 }
