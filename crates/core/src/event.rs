@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::clock::UnixMs;
-use crate::ids::{EventNumber, Slot, StartId, SubjectNumber, Subtree, TreeId};
+use crate::ids::{EventNumber, FramePosition, Slot, StartId, SubjectNumber, Subtree, TreeId};
 
 /// An event with its time.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +47,8 @@ pub struct Started {
     pub software: String,
     /// The owner's number.
     pub owner: u64,
+    /// Where an older log was accepted: the newest frame that the keys had recorded and this log lacks.
+    pub abandons: Option<FramePosition>,
 }
 
 /// What a slot of the system subtree is for.

@@ -6,7 +6,7 @@ use cloakroom_core::event::{
     ErasureRequested, Event, FactRecorded, KeysDestroyed, Outcome, RegisterApplied, RequestRemembered, Shape,
     Started, SubjectCreated, SystemKeyKind, SystemKeyMade, ValueRectified, ValueStored, ValuesReleased,
 };
-use cloakroom_core::ids::{EventNumber, Slot, StartId, SubjectNumber, Subtree, TreeId};
+use cloakroom_core::ids::{EventNumber, FramePosition, Slot, StartId, SubjectNumber, Subtree, TreeId};
 use cloakroom_core::refusal::Code;
 use cloakroom_proto::record::v1 as record;
 use prost::Message;
@@ -31,6 +31,10 @@ pub fn encode(event: &Event) -> Bytes {
             tree_id: copy(&it.tree.0),
             software: it.software.clone(),
             owner_number: it.owner,
+            abandons: it.abandons.map(|lacking| record::FramePosition {
+                start_id: copy(&lacking.start.0),
+                number: lacking.number,
+            }),
         }),
         Body::SystemKeyMade(it) => record::event::Body::SystemKeyMade(record::SystemKeyMade {
             kind: match it.kind {
@@ -145,6 +149,7 @@ fn decode_body(body: record::event::Body) -> Result<Body, &'static str> {
             tree: TreeId::from_slice(&it.tree_id).ok_or("tree id")?,
             software: it.software,
             owner: it.owner_number,
+            abandons: it.abandons.map(position).transpose()?,
         }),
         Read::SystemKeyMade(it) => Body::SystemKeyMade(SystemKeyMade {
             kind: match it.kind() {
@@ -234,6 +239,11 @@ fn copy(bytes: &[u8]) -> Bytes {
 
 fn slot(slot: Slot) -> Option<record::Slot> {
     Some(record::Slot { subtree: slot.subtree.0, index: slot.index })
+}
+
+fn position(position: record::FramePosition) -> Result<FramePosition, &'static str> {
+    let start = StartId::from_slice(&position.start_id).ok_or("start id")?;
+    Ok(FramePosition { start, number: position.number })
 }
 
 fn read_slot(slot: Option<record::Slot>) -> Result<Slot, &'static str> {

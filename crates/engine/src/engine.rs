@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use cloakroom_bus::{BusConfig, EmbeddedBroker, Signer};
 use cloakroom_core::clock::{Clock, UnixMs};
+use cloakroom_core::ids::FramePosition;
 use cloakroom_core::refusal::{CallRefusal, Refusal};
 use cloakroom_crypto::{Plaintext, jws};
 use cloakroom_keytree::RootHolder;
@@ -16,7 +17,7 @@ use crate::downstreams::{self, DownstreamInfo, Registered, Registration, Replay}
 use crate::house::House;
 use crate::{
     AppliedRegister, Description, DetokenizeRequest, EngineError, ErasureFilter, ErasureRequest, ErasureView,
-    Fact, LogVerdict, Opened, Preview, Status, TokenizeRequest, Tokenized, Who, open,
+    Fact, LogVerdict, Opened, Preview, Standing, Status, TokenizeRequest, Tokenized, Who, open, restore,
 };
 
 /// How a vault runs.
@@ -108,7 +109,29 @@ impl Engine {
     /// # Errors
     /// What the disk, another process or the memory lock refuse.
     pub async fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Opened, EngineError> {
-        open::open(options, clock, &mut ()).await
+        open::open(options, clock, &mut (), None).await
+    }
+
+    /// [`Engine::open`] on an older log: `lacking` is the newest frame that the keys have recorded and this log
+    /// lacks ([`GateReason::LogBehindKeys`]). What followed this log's end once is given up: its keys die in
+    /// this start's batch, for good. Changes nothing where the keys have recorded another frame.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub async fn open_older(
+        options: Options,
+        clock: Arc<dyn Clock>,
+        lacking: FramePosition,
+    ) -> Result<Opened, EngineError> {
+        open::open(options, clock, &mut (), Some(lacking)).await
+    }
+
+    /// What the stores below `options` lack, and what it would cost to go on with them. Nothing is changed.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub async fn standing(options: &Options) -> Result<Standing, EngineError> {
+        restore::standing(options).await
     }
 
     /// [`Engine::open`] with layers over what it stands on: for tests of faults.
@@ -121,7 +144,7 @@ impl Engine {
         clock: Arc<dyn Clock>,
         layers: &mut dyn open::Layers,
     ) -> Result<Opened, EngineError> {
-        open::open(options, clock, layers).await
+        open::open(options, clock, layers, None).await
     }
 
     #[allow(clippy::too_many_arguments)] // made in one place, at the end of a start

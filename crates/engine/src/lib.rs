@@ -7,7 +7,7 @@
 //!   [`registers`], [`downstreams`], [`view`] (erasures and certificates), [`status`] (and `log verify`)
 //! - the way in: `proposal` (what a verb asks for), `writer` (the one task that commits), [`durable`]
 //! - the way back: `house` (reading), `projection`, `state`, [`codec`]
-//! - [`open`]: a start; `announce`, `collect`: the bus
+//! - [`open`]: a start; [`restore`]: what a restored vault lacks; `announce`, `collect`: the bus
 //!
 //! Invariants:
 //! - An answer that says something was written holds a [`durable::Durable`], which only the writer makes.
@@ -34,6 +34,7 @@ mod proposal;
 mod rectify;
 pub mod registers;
 mod release;
+pub mod restore;
 mod state;
 pub mod status;
 pub mod tokenize;
@@ -55,6 +56,7 @@ pub use error::EngineError;
 pub use fact::Fact;
 pub use open::Opened;
 pub use registers::AppliedRegister;
+pub use restore::Standing;
 pub use status::{LogVerdict, Status};
 pub use tokenize::{ITEMS_MAX, SubjectRef, TokenizeItem, TokenizeRequest, Tokenized};
 pub use trace::traced;

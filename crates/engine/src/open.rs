@@ -84,20 +84,25 @@ struct Stores {
 struct Survey {
     tree: Option<TreeId>,
     starts: Vec<(StartId, u64)>,
+    abandoned: Vec<FramePosition>,
     /// The projections stand ahead of the log, or do not read.
     rebuild: bool,
 }
 
-/// Opens the stores and starts, or finds the gate closed.
-pub(crate) async fn open(
-    options: Options,
-    clock: Arc<dyn Clock>,
-    layers: &mut dyn Layers,
-) -> Result<Opened, EngineError> {
+/// What a start has seen before it changes anything.
+pub(crate) struct Looked {
+    stores: Stores,
+    pub(crate) found: Found,
+    pub(crate) end: LogEnd,
+    survey: Survey,
+}
+
+/// Owns the tree, finds the log's end and reads what the checks need. Nothing is changed.
+pub(crate) async fn look(options: &Options, layers: &mut dyn Layers) -> Result<Looked, EngineError> {
     arena::reserve(options.cache_bytes.saturating_add(WORKING_BYTES), options.allow_unlocked)?;
-    let stores = stores(&options, layers)?;
+    let stores = stores(options, layers)?;
     let tree_options = TreeOptions { cache_bytes: options.cache_bytes };
-    let mut found = Found::look(Arc::clone(&stores.keys), Arc::clone(&stores.holder), tree_options).await?;
+    let found = Found::look(Arc::clone(&stores.keys), Arc::clone(&stores.holder), tree_options).await?;
     let end = match stores.log.find_end(found.log().map_or(0, |log| log.number)).await {
         Ok(end) => end,
         Err(damaged @ StoreError::Damaged { .. }) => {
@@ -112,18 +117,58 @@ pub(crate) async fn open(
         Err(error) => return Err(error.into()),
     };
     let survey = survey(&stores, &end).await?;
-    let view = LogView {
-        tree: survey.tree,
-        rests_on: end.rests_on,
-        starts: &survey.starts,
-        newest: end.newest.map_or(0, |(at, _)| at.number),
-        ..LogView::default()
-    };
-    match found.check(view).await {
-        Ok(()) => {}
-        Err(Fault::Gate(reason)) => return Ok(Opened::Gated(reason)),
-        Err(fault) => return Err(fault.into()),
+    Ok(Looked { stores, found, end, survey })
+}
+
+impl Looked {
+    /// The reason why the gate must stay closed, if there is one. `accepted`: a frame that the log may lack.
+    pub(crate) async fn gate(
+        &self,
+        accepted: Option<FramePosition>,
+    ) -> Result<Option<GateReason>, EngineError> {
+        let abandoned: Vec<FramePosition> = self.survey.abandoned.iter().copied().chain(accepted).collect();
+        let view = LogView {
+            tree: self.survey.tree,
+            rests_on: self.end.rests_on,
+            starts: &self.survey.starts,
+            newest: self.newest(),
+            abandoned: &abandoned,
+        };
+        match self.found.check(view).await {
+            Ok(()) => Ok(None),
+            Err(Fault::Gate(reason)) => Ok(Some(reason)),
+            Err(fault) => Err(fault.into()),
+        }
     }
+
+    fn newest(&self) -> u64 {
+        self.end.newest.map_or(0, |(at, _)| at.number)
+    }
+
+    /// The log that lies there.
+    pub(crate) fn log(&self) -> &dyn Log {
+        &*self.stores.log
+    }
+}
+
+/// Opens the stores and starts, or finds the gate closed. `accepted` names the frame that the keys have recorded
+/// and that an older log may lack: what followed that log's end once is given up.
+pub(crate) async fn open(
+    options: Options,
+    clock: Arc<dyn Clock>,
+    layers: &mut dyn Layers,
+    accepted: Option<FramePosition>,
+) -> Result<Opened, EngineError> {
+    let looked = look(&options, layers).await?;
+    if let Some(reason) = looked.gate(accepted).await? {
+        return Ok(Opened::Gated(reason));
+    }
+    // Named in the log only where it is what this start gives up.
+    let abandons = match looked.gate(None).await? {
+        Some(_) => accepted,
+        None => None,
+    };
+    let Looked { stores, mut found, end, survey } = looked;
     let start = StartId(random::id16());
     stores.log.cut().await?;
     let rests_on = found.prepare(start).await?;
@@ -131,7 +176,9 @@ pub(crate) async fn open(
         tracing::warn!("projections are rebuilt from the log");
         projection::clear(&*stores.projections).await?;
     }
-    let tail = mark(&stores, &end, start, rests_on, (found.tree_id(), found.owner().0), &*clock).await?;
+    let software = env!("CARGO_PKG_VERSION").to_owned();
+    let started = Started { start, tree: found.tree_id(), software, owner: found.owner().0, abandons };
+    let tail = mark(&stores, &end, started, rests_on, &*clock).await?;
     catch_up(&*stores.log, &*stores.projections, tail.events).await?;
     serve(options, clock, stores, found, start, tail).await.map(Opened::Ready)
 }
@@ -184,10 +231,11 @@ fn projections(folder: &Path) -> Result<EmbeddedRecords, EngineError> {
 async fn survey(stores: &Stores, end: &LogEnd) -> Result<Survey, EngineError> {
     let applied = projection::read_number(&*stores.projections, projection::APPLIED).await;
     let kept = projection::log_starts(&*stores.projections).await;
-    let (mut survey, mut at) = match (applied, kept) {
-        (Err(error @ EngineError::Store(_)), _) => return Err(error),
-        (Ok(applied), Ok(starts)) if follows(&*stores.log, end, applied, &starts).await? => {
-            (Survey { starts, ..Survey::default() }, applied.unwrap_or(0).saturating_add(1))
+    let abandoned = projection::abandoned(&*stores.projections).await;
+    let (mut survey, mut at) = match (applied, kept, abandoned) {
+        (Err(error @ EngineError::Store(_)), ..) => return Err(error),
+        (Ok(applied), Ok(starts), Ok(abandoned)) if follows(&*stores.log, end, applied, &starts).await? => {
+            (Survey { starts, abandoned, ..Survey::default() }, applied.unwrap_or(0).saturating_add(1))
         }
         _ => (Survey { rebuild: true, ..Survey::default() }, 1),
     };
@@ -195,6 +243,12 @@ async fn survey(stores: &Stores, end: &LogEnd) -> Result<Survey, EngineError> {
         let Some((frame, _)) = stores.log.frame_of(EventNumber(at)).await? else { break };
         if survey.starts.last().is_none_or(|(start, _)| *start != frame.at.start) {
             survey.starts.push((frame.at.start, frame.at.number));
+            // A start's first frame begins with its mark.
+            if let Some(bytes) = frame.events.first()
+                && let Body::Started(started) = codec::decode(frame.first_event, bytes.clone())?.body
+            {
+                survey.abandoned.extend(started.abandons);
+            }
         }
         at = frame.first_event.0.saturating_add(frame.events.len().max(1) as u64);
     }
@@ -228,12 +282,11 @@ async fn follows(
 async fn mark(
     stores: &Stores,
     end: &LogEnd,
-    start: StartId,
+    started: Started,
     rests_on: CommitPosition,
-    (tree, owner): (TreeId, u64),
     clock: &dyn Clock,
 ) -> Result<Tail, EngineError> {
-    let body = Body::Started(Started { start, tree, software: env!("CARGO_PKG_VERSION").to_owned(), owner });
+    let (start, body) = (started.start, Body::Started(started));
     let (number, previous_hash) = end.newest.map_or((0, [0; 32]), |(at, hash)| (at.number, hash));
     let frame = Frame {
         at: FramePosition { start, number: number.saturating_add(1) },

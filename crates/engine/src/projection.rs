@@ -11,6 +11,7 @@
 //! | `d` downstream | its newest registration |
 //! | `e` subtree | the first slot that no frame names |
 //! | `s` first frame | the start that wrote it |
+//! | `b` event | the start id and frame number that a start abandoned |
 //! | `y` system key | |
 //! | `f` fence | no batch has closed it |
 //! | `x` fence | the event that closed it |
@@ -21,7 +22,7 @@
 
 use bytes::Bytes;
 use cloakroom_core::event::{Body, Event};
-use cloakroom_core::ids::{EventNumber, StartId, Subtree};
+use cloakroom_core::ids::{EventNumber, FramePosition, StartId, Subtree};
 use cloakroom_store::{Batch, Frame, Records};
 
 use crate::EngineError;
@@ -82,6 +83,11 @@ fn apply(batch: &mut Batch, at: EventNumber, body: &Body) {
         batch.put(about(b'f', at), Bytes::new());
     }
     match body {
+        Body::Started(it) => {
+            if let Some(lacking) = it.abandons {
+                batch.put(about(b'b', at), [&lacking.start.0[..], &lacking.number.to_be_bytes()].concat());
+            }
+        }
         Body::SystemKeyMade(_) => batch.put(about(b'y', at), Bytes::new()),
         Body::RegisterApplied(it) => batch.put(key(b'c', it.controller.as_bytes()), number(at.0)),
         Body::DownstreamRegistered(it) => batch.put(key(b'd', it.downstream.as_bytes()), number(at.0)),
@@ -113,8 +119,7 @@ fn apply(batch: &mut Batch, at: EventNumber, body: &Body) {
             }
         }
         Body::ErasureCompleted(it) => batch.remove(about(b'o', it.fence)),
-        Body::Started(_)
-        | Body::FactRecorded(_)
+        Body::FactRecorded(_)
         | Body::AcksCollected(_)
         | Body::ErasureOverdue { .. }
         | Body::ErasureRedriven { .. } => {}
@@ -171,6 +176,15 @@ pub(crate) async fn log_starts(records: &dyn Records) -> Result<Vec<(StartId, u6
         Ok((StartId::from_slice(start).ok_or(EngineError::Projection)?, parse(first)?))
     };
     all(records, b"s").await?.iter().map(read).collect()
+}
+
+/// What starts that accepted an older log have abandoned.
+pub(crate) async fn abandoned(records: &dyn Records) -> Result<Vec<FramePosition>, EngineError> {
+    let read = |(_, value): &(Bytes, Bytes)| {
+        let (start, number) = value.split_first_chunk::<16>()?;
+        Some(FramePosition { start: StartId(*start), number: parse(number).ok()? })
+    };
+    all(records, b"b").await?.iter().map(|found| read(found).ok_or(EngineError::Projection)).collect()
 }
 
 pub(crate) fn parse(bytes: &[u8]) -> Result<u64, EngineError> {

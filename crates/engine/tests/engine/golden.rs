@@ -6,7 +6,7 @@ use cloakroom_core::event::{
     ErasureRequested, Event, FactRecorded, KeysDestroyed, Outcome, RegisterApplied, RequestRemembered, Shape,
     Started, SubjectCreated, SystemKeyKind, SystemKeyMade, ValueRectified, ValueStored, ValuesReleased,
 };
-use cloakroom_core::ids::{EventNumber, Slot, StartId, SubjectNumber, Subtree, TreeId};
+use cloakroom_core::ids::{EventNumber, FramePosition, Slot, StartId, SubjectNumber, Subtree, TreeId};
 use cloakroom_core::refusal::Code;
 use cloakroom_engine::codec::{decode, encode, status_number, status_of};
 
@@ -28,6 +28,7 @@ fn number(number: u64) -> EventNumber {
 /// One of each kind; a new kind does not compile before it is here.
 fn kind(body: &Body) -> &'static str {
     match body {
+        Body::Started(it) if it.abandons.is_some() => "started on an older log",
         Body::Started(_) => "started",
         Body::SystemKeyMade(_) => "system key made",
         Body::RegisterApplied(_) => "register applied",
@@ -54,6 +55,14 @@ fn bodies() -> Vec<Body> {
             tree: TreeId([0xbb; 16]),
             software: "0.1.0".into(),
             owner: 7,
+            abandons: None,
+        }),
+        Body::Started(Started {
+            start: StartId([0xaa; 16]),
+            tree: TreeId([0xbb; 16]),
+            software: "0.1.0".into(),
+            owner: 7,
+            abandons: Some(FramePosition { start: StartId([0xcc; 16]), number: 300 }),
         }),
         Body::SystemKeyMade(SystemKeyMade {
             kind: SystemKeyKind::Signing,
@@ -177,6 +186,11 @@ const GOLDEN: &[(&str, &str)] = &[
         "08011080d8c1a28c341a2d0a10aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa1210bbbbbbbbbbbbbbbbbbbbbbbbbb\
          bbbbbb1a05302e312e302007",
     ),
+    (
+        "started on an older log",
+        "08011080d8c1a28c341a440a10aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa1210bbbbbbbbbbbbbbbbbbbbbbbbbb\
+         bbbbbb1a05302e312e3020072a150a10cccccccccccccccccccccccccccccccc10ac02",
+    ),
     ("system key made", "08011080d8c1a28c34220c0802120210021a04cccccccc"),
     ("register applied", "08011080d8c1a28c342a110a016310021a0578203d20312201702803"),
     ("subject created", "08011080d8c1a28c34320c0a0163110807060504030201"),
@@ -267,7 +281,7 @@ fn the_numbers_of_statuses_and_kinds_are_for_ever() {
     }
     let shapes = [Shape::Opaque, Shape::Email, Shape::Phone, Shape::Digits, Shape::Uuid];
     for (number, shape) in (1_u8..).zip(shapes) {
-        let Body::ValueStored(stored) = bodies().remove(4) else { panic!("the fifth is a value") };
+        let Body::ValueStored(stored) = bodies().remove(5) else { panic!("the sixth is a value") };
         let event = Event { at: 0, body: Body::ValueStored(ValueStored { shape, ..stored }) };
         let bytes = encode(&event);
         assert!(bytes.windows(2).any(|pair| pair == [56, number]), "{shape:?}");

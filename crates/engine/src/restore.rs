@@ -1,0 +1,71 @@
+//! What a vault that was restored lacks, and what it would cost to go on with it.
+
+use std::collections::HashMap;
+
+use cloakroom_core::clock::UnixMs;
+use cloakroom_core::ids::{EventNumber, FramePosition, Subtree};
+use cloakroom_core::start;
+use cloakroom_store::Log;
+
+use crate::{EngineError, GateReason, Options, codec, open};
+
+/// How data, keys and root holder stand to each other, before anything is changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// Why the gate is closed; none if a start would serve.
+    pub closed: Option<GateReason>,
+    /// The newest frame of the log; none in an empty one.
+    pub frame: Option<FramePosition>,
+    /// Events in the log.
+    pub events: u64,
+    /// When the newest of them was written; 0 in an empty log.
+    pub newest_unix_ms: UnixMs,
+    /// Slots that the keys handed out and this log does not name: what they hold dies if this log is accepted.
+    pub unnamed_slots: u64,
+    /// Why the gate would stay closed even if this log were accepted.
+    pub remains: Option<GateReason>,
+}
+
+impl Standing {
+    /// The frame to name when this log is accepted; none where accepting it is no way out.
+    pub fn acceptable(&self) -> Option<FramePosition> {
+        match (&self.closed, &self.remains) {
+            (Some(GateReason::LogBehindKeys { lacking }), None) => Some(*lacking),
+            _ => None,
+        }
+    }
+}
+
+pub(crate) async fn standing(options: &Options) -> Result<Standing, EngineError> {
+    let looked = open::look(options, &mut ()).await?;
+    let closed = looked.gate(None).await?;
+    let remains = match &closed {
+        Some(GateReason::LogBehindKeys { lacking }) => looked.gate(Some(*lacking)).await?,
+        other => other.clone(),
+    };
+    let events = looked.end.events;
+    let (counted, newest_unix_ms) = read(looked.log(), events).await?;
+    Ok(Standing {
+        closed,
+        frame: looked.end.newest.map(|(at, _)| at),
+        events,
+        newest_unix_ms,
+        unnamed_slots: start::beyond(looked.found.ends(), &counted).count() as u64,
+        remains,
+    })
+}
+
+/// For each subtree the first slot that no frame names, and the time of the newest event.
+async fn read(log: &dyn Log, events: u64) -> Result<(HashMap<Subtree, u64>, UnixMs), EngineError> {
+    let (mut ends, mut at, mut newest) = (HashMap::new(), 1_u64, 0);
+    while at <= events {
+        let Some((frame, _)) = log.frame_of(EventNumber(at)).await? else { break };
+        ends.extend(frame.ends);
+        let next = frame.first_event.0.saturating_add(frame.events.len().max(1) as u64);
+        if let Some(bytes) = frame.events.last() {
+            newest = codec::decode(EventNumber(next.saturating_sub(1)), bytes.clone())?.at;
+        }
+        at = next;
+    }
+    Ok((ends, newest))
+}
