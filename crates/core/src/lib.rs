@@ -12,16 +12,19 @@
 //! - [`subject`], [`erasure`]: what events make of a person and of a request to forget one
 //! - [`start`]: what a start decides, and what a batch destroys
 //! - [`certificate`]: what an erasure certificate says
+//! - [`merkle`], [`checkpoint`]: the tree over the log's events, its proofs, and what is signed of it
 //! - [`refusal`]: why something is not done
 //! - [`text`]: codes, references and keys that come beside values
 
 pub mod card;
 pub mod certificate;
+pub mod checkpoint;
 pub mod clock;
 pub mod erasure;
 pub mod event;
 pub mod field;
 pub mod ids;
+pub mod merkle;
 pub mod refusal;
 pub mod register;
 pub mod start;

@@ -15,6 +15,7 @@
 //! | [`address`] | tokens, subject ids, erasure ids and purge ids as one encrypted block |
 //! | [`short`] | tokens of shapes with too little room for an address |
 //! | [`sign`], [`jws`] | Ed25519 signatures: records on the bus, certificates, key sets |
+//! | [`note`] | signed notes: checkpoints of the log |
 //! | [`mac`], [`hash`] | keyed and plain hashes, none of them ever over a person's value |
 //! | [`random`] | the kernel's randomness |
 //! | [`labels`] | every label that keeps one use of a key or hash apart from another |
@@ -39,6 +40,7 @@ pub mod jws;
 pub mod keys;
 pub mod labels;
 pub mod mac;
+pub mod note;
 pub mod page;
 mod parts;
 pub mod plaintext;
