@@ -6,8 +6,10 @@
 #[cfg(feature = "contract")]
 pub mod contract;
 mod file;
+mod sealer;
 
 pub use file::FileHolder;
+pub use sealer::Sealer;
 
 use std::time::Duration;
 

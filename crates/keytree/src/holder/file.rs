@@ -4,6 +4,7 @@
 //! `note` (the newest key commit noted) and one `root-<root id>` for each root: the owner's number and the
 //! 32 bytes. Destroying overwrites the 32 bytes, syncs, unlinks and syncs the folder; what an SSD or a
 //! copy-on-write file system keeps of the old blocks is beyond it, and its class says `overwritten`, no more.
+//! A root that a KMS seals ([`super::Sealer`]) lies there as what the KMS made of the 32 bytes.
 //! The owner's number stays readable to the end: a destruction that a kill cut short is finished by the next.
 
 use std::collections::HashMap;
@@ -20,19 +21,29 @@ use cloakroom_crypto::root::RootContext;
 use cloakroom_crypto::{Key, KeyRef};
 use cloakroom_store::Answer;
 
+use super::sealer::{self, Sealer};
 use super::{HeldRoot, HolderError, OwnerNumber, RootHolder};
 
 const ROOT_PREFIX: &str = "root-";
 /// What a root's file begins with: its owner's number.
 const OWNER_BYTES: usize = 8;
+/// An unsealed root; what a KMS makes of one is longer.
+const ROOT_BYTES: u64 = 32;
 const SECRET_FILE: u32 = 0o600;
 const SECRET_FOLDER: u32 = 0o700;
 
 /// Keeps roots as files below one folder.
 pub struct FileHolder {
     folder: PathBuf,
+    sealer: Option<Box<dyn Sealer>>,
     /// Held for this process's life: dropping a file drops its lock.
     owned: Mutex<HashMap<TreeId, (File, OwnerNumber)>>,
+}
+
+/// A root as its file holds it.
+enum AtRest {
+    Plain(Key<Root>),
+    Sealed(Vec<u8>),
 }
 
 impl FileHolder {
@@ -48,7 +59,14 @@ impl FileHolder {
             Err(HolderError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {}
             synced => synced?,
         }
-        Ok(Self { folder: folder.to_owned(), owned: Mutex::default() })
+        Ok(Self { folder: folder.to_owned(), sealer: None, owned: Mutex::default() })
+    }
+
+    /// Has every root sealed that is made from now on. One that lies there unsealed is still read: the next
+    /// batch replaces it.
+    #[must_use]
+    pub fn sealed_by(self, sealer: Box<dyn Sealer>) -> Self {
+        Self { sealer: Some(sealer), ..self }
     }
 
     fn tree_folder(&self, tree: TreeId) -> PathBuf {
@@ -99,19 +117,48 @@ impl FileHolder {
         Err(HolderError::Replaced { tree, owner })
     }
 
-    fn create_now(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Result<(), HolderError> {
+    async fn make(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Result<(), HolderError> {
+        self.check_owner(tree, owner)?;
+        let key = Key::<Root>::random();
+        let made = match &self.sealer {
+            None => AtRest::Plain(key),
+            Some(sealer) => AtRest::Sealed(sealer::seal(&**sealer, (tree, root), key).await?),
+        };
+        self.write(tree, owner, root, &made)
+    }
+
+    fn write(
+        &self,
+        tree: TreeId,
+        owner: OwnerNumber,
+        root: RootId,
+        made: &AtRest,
+    ) -> Result<(), HolderError> {
         self.check_owner(tree, owner)?;
         let path = self.root_path(tree, root);
-        let key = Key::<Root>::random();
         let mut file = secret_file(OpenOptions::new().write(true).create_new(true), &path)
             .map_err(io("making a root's file"))?;
         file.write_all(&owner.0.to_be_bytes()).map_err(io("writing a root"))?;
-        key.write_to(&mut file).map_err(io("writing a root"))?;
+        match made {
+            AtRest::Plain(key) => key.write_to(&mut file),
+            AtRest::Sealed(sealed) => file.write_all(sealed),
+        }
+        .map_err(io("writing a root"))?;
         file.sync_all().map_err(io("syncing a root"))?;
         sync_folder(&self.tree_folder(tree))
     }
 
-    fn read(&self, tree: TreeId, root: RootId) -> Result<Key<Root>, HolderError> {
+    async fn root(&self, tree: TreeId, root: RootId) -> Result<Key<Root>, HolderError> {
+        match (self.read(tree, root)?, &self.sealer) {
+            (AtRest::Plain(key), _) => Ok(key),
+            (AtRest::Sealed(sealed), Some(sealer)) => sealer::unseal(&**sealer, (tree, root), &sealed).await,
+            (AtRest::Sealed(_), None) => {
+                Err(HolderError::Refused(format!("root {root} is sealed by a KMS and none is configured")))
+            }
+        }
+    }
+
+    fn read(&self, tree: TreeId, root: RootId) -> Result<AtRest, HolderError> {
         let path = self.root_path(tree, root);
         let mut file = match File::open(&path) {
             Ok(file) => file,
@@ -120,9 +167,15 @@ impl FileHolder {
             }
             Err(error) => return Err(io("opening a root's file")(error)),
         };
-        check_mode(&path, &file.metadata().map_err(io("looking at a root's file"))?, SECRET_FILE)?;
+        let found = file.metadata().map_err(io("looking at a root's file"))?;
+        check_mode(&path, &found, SECRET_FILE)?;
         file.read_exact(&mut [0; OWNER_BYTES]).map_err(io("reading a root"))?;
-        Key::<Root>::read_from(&mut file).map_err(io("reading a root"))
+        if found.len() <= ROOT_BYTES.saturating_add(OWNER_BYTES as u64) {
+            return Key::read_from(&mut file).map(AtRest::Plain).map_err(io("reading a root"));
+        }
+        let mut sealed = Vec::new();
+        file.read_to_end(&mut sealed).map_err(io("reading a root"))?;
+        Ok(AtRest::Sealed(sealed))
     }
 
     /// Who made a root; nobody (0), where a process was killed before it had written that.
@@ -143,8 +196,16 @@ impl FileHolder {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(io("opening a root's file")(error)),
         };
-        let noise = cloakroom_crypto::random::array::<32>();
-        file.write_all_at(&noise, OWNER_BYTES as u64).map_err(io("overwriting a root"))?;
+        let length = file.metadata().map_err(io("looking at a root's file"))?.len();
+        let mut at = OWNER_BYTES as u64;
+        loop {
+            let noise = cloakroom_crypto::random::array::<{ ROOT_BYTES as usize }>();
+            file.write_all_at(&noise, at).map_err(io("overwriting a root"))?;
+            at = at.saturating_add(ROOT_BYTES);
+            if at >= length {
+                break;
+            }
+        }
         file.sync_all().map_err(io("syncing an overwritten root"))?;
         fs::remove_file(&path).map_err(io("unlinking a root"))?;
         sync_folder(&self.tree_folder(tree))
@@ -188,7 +249,7 @@ impl FileHolder {
 
 impl RootHolder for FileHolder {
     fn kind(&self) -> &'static str {
-        "file"
+        if self.sealer.is_some() { "file sealed by a KMS" } else { "file" }
     }
 
     fn destroy_class(&self) -> &'static str {
@@ -200,7 +261,7 @@ impl RootHolder for FileHolder {
     }
 
     fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
-        Answer::now(self.create_now(tree, owner, root))
+        Answer::later(self.make(tree, owner, root))
     }
 
     fn wrap<'a>(
@@ -209,7 +270,10 @@ impl RootHolder for FileHolder {
         root: RootId,
         key: KeyRef<'a, Page>,
     ) -> Answer<'a, Result<Bytes, HolderError>> {
-        Answer::now(self.read(tree, root).map(|held| held.borrow().wrap(&RootContext { tree, root }, key)))
+        Answer::later(async move {
+            let held = self.root(tree, root).await?;
+            Ok(held.borrow().wrap(&RootContext { tree, root }, key))
+        })
     }
 
     fn unwrap<'a>(
@@ -218,11 +282,11 @@ impl RootHolder for FileHolder {
         root: RootId,
         anchor: &'a [u8],
     ) -> Answer<'a, Result<Key<Page>, HolderError>> {
-        Answer::now(self.read(tree, root).and_then(|held| {
-            held.borrow()
-                .unwrap(&RootContext { tree, root }, anchor)
-                .map_err(|_| HolderError::DoesNotOpen(root))
-        }))
+        Answer::later(async move {
+            let held = self.root(tree, root).await?;
+            let opened = held.borrow().unwrap(&RootContext { tree, root }, anchor);
+            opened.map_err(|_| HolderError::DoesNotOpen(root))
+        })
     }
 
     fn destroy(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
