@@ -11,6 +11,8 @@ pub const PAGE: &str = "cloakroom page v1";
 pub const ROOT_KEY: &str = "cloakroom root key v1";
 /// Associated data of a wrapped top page's key: [`crate::root`].
 pub const ROOT: &str = "cloakroom root v1";
+/// Associated data of a top page's key that a device wrapped: [`crate::device`].
+pub const DEVICE_ROOT: &str = "cloakroom device root v1";
 /// What a signature on a Kafka record covers: [`crate::sign::record_bytes`].
 pub const BUS_RECORD: &str = "cloakroom bus record v1";
 /// A caller's idempotency key: [`crate::mac`].
@@ -19,3 +21,9 @@ pub const IDEMPOTENCY: &str = "cloakroom idempotency v1";
 pub const FRAME: &str = "cloakroom frame v1";
 /// A subject in a certificate: [`crate::hash::commitment`].
 pub const SUBJECT_COMMITMENT: &str = "cloakroom subject commitment v1";
+/// HKDF info of what a root put together from shares is known by: [`crate::share`].
+pub const ROOT_CHECK: &str = "cloakroom root check v1";
+/// Associated data of a share sealed to a letterbox: [`crate::share`].
+pub const SHARE: &str = "cloakroom share v1";
+/// HKDF info of the key that seals it: [`crate::share`].
+pub const SHARE_KEY: &str = "cloakroom share key v1";

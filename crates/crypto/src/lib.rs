@@ -12,6 +12,8 @@
 //! | [`seal`] | a value sealed under its own key, bound to its context |
 //! | [`page`] | 64 keys of the key tree, sealed as one page |
 //! | [`root`] | the key of the top page, wrapped by the root |
+//! | [`device`] | the same, wrapped inside a device that keeps its root to itself |
+//! | [`share`] | a root in shares, any few of which give it back, and sealed on their way |
 //! | [`address`] | tokens, subject ids, erasure ids and purge ids as one encrypted block |
 //! | [`short`] | tokens of shapes with too little room for an address |
 //! | [`sign`], [`jws`] | Ed25519 signatures: records on the bus, certificates, key sets |
@@ -34,6 +36,7 @@
 pub mod address;
 mod aead;
 pub mod arena;
+pub mod device;
 mod base32;
 pub mod hash;
 pub mod jws;
@@ -48,6 +51,7 @@ pub mod process;
 pub mod random;
 pub mod root;
 pub mod seal;
+pub mod share;
 pub mod short;
 pub mod sign;
 
