@@ -1,5 +1,8 @@
 //! What a start must find again, and what it must refuse.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use cloakroom_core::refusal::Code;
 use cloakroom_engine::GateReason;
 
@@ -110,8 +113,51 @@ async fn a_second_daemon_on_the_same_folder_is_refused() {
     let house = House::new();
     let engine = house.ready().await;
     let error = House::at(&house.folder).try_open().await.err().unwrap();
-    assert!(error.chain().contains("in use"), "{}", error.chain());
+    assert!(error.chain().contains("data is in use"), "{}", error.chain());
     let (_, email, _) = person(&engine, "ada@example.com", "Ada").await;
     assert_eq!(read(&engine, &email).await.unwrap(), "ada@example.com", "the first is unharmed");
+    engine.close().await;
+}
+
+fn bytes_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(bytes_below(&path));
+        } else {
+            found.insert(path.clone(), std::fs::read(path).unwrap());
+        }
+    }
+    found
+}
+
+/// Each of the three locks keeps a second daemon out by itself: that of the data, that of the keys where they lie
+/// elsewhere, and the root holder's where only the roots are shared. It is refused in our words, which name what is
+/// taken, before it has changed anything there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_lock_alone_keeps_a_second_daemon_out_and_nothing_is_touched() {
+    let house = House::new();
+    let engine = house.ready().await;
+    let (_, email, _) = person(&engine, "ada@example.com", "Ada").await;
+    let tree = engine.status(ADMIN).await.unwrap().tree_id;
+    engine.close().await;
+    drop(engine);
+    let of_tree = format!("roots/{tree}/lock");
+    for (taken, untouched, said) in [
+        ("data/LOCK", &["data", "keys", "roots"][..], "data is in use".to_owned()),
+        ("keys/LOCK", &["data", "keys", "roots"], "keys is in use".to_owned()),
+        (&of_tree, &["roots"], format!("tree {tree}")),
+    ] {
+        let lock = std::fs::File::open(house.folder.join(taken)).unwrap();
+        lock.try_lock().unwrap();
+        let look = || untouched.iter().map(|folder| bytes_below(&house.folder.join(folder))).collect::<Vec<_>>();
+        let before = look();
+        let error = house.try_open().await.err().expect(taken).chain();
+        assert!(error.contains(&said), "{taken}: {error}");
+        assert!(look() == before, "something was changed although {taken} was taken");
+    }
+    let engine = house.open().await;
+    assert_eq!(read(&engine, &email).await.unwrap(), "ada@example.com");
     engine.close().await;
 }

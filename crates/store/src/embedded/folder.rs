@@ -42,7 +42,7 @@ impl Folder {
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(StoreError::Locked { what: "the data folder".to_owned() });
+                return Err(StoreError::Locked { what: format!("the folder {}", path.display()) });
             }
             Err(error) => {
                 return Err(StoreError::Io { what: "locking the data folder", source: error.into() });
@@ -236,7 +236,8 @@ mod tests {
         let first = Folder::claim(&path, 1).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         assert!(first.warnings().is_empty());
-        assert!(matches!(Folder::claim(&path, 1), Err(StoreError::Locked { .. })));
+        let refused = Folder::claim(&path, 1).unwrap_err().to_string();
+        assert_eq!(refused, format!("the folder {} is in use by another process", path.display()));
         drop(first);
         Folder::claim(&path, 1).unwrap();
     }

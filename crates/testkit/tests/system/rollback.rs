@@ -104,12 +104,12 @@ async fn an_older_log_closes_the_gate_and_todays_still_fits() {
     an_older_folder_closes_the_gate("data").await;
 }
 
-/// Ends by itself, not as a success, and says why.
-fn refused_to_start(ended: ExitStatus, output: &str) {
-    assert!(!ended.success(), "{output}");
+/// Ends by itself, not as a success, and says in our words why.
+fn refused_to_start(ended: ExitStatus, output: &str, why: &str) {
+    assert_eq!(ended.code(), Some(1), "{output}");
     let last = output.lines().last().unwrap_or_default();
     println!("refused: {last}");
-    assert!(last.starts_with("cloakroom"), "no clear last word: {output}");
+    assert!(last.starts_with("cloakroomd: ") && last.contains(why), "no clear last word: {output}");
 }
 
 #[tokio::test]
@@ -117,7 +117,8 @@ async fn a_second_vault_on_the_same_folders_ends_and_harms_nothing() {
     let (house, mut hand) = lived_in().await;
     let (mut second, _) = house.another_vault("vault", None);
     second.start();
-    refused_to_start(second.wait(Duration::from_secs(60)).await, &second.output());
+    let why = "vault/data is in use by another process";
+    refused_to_start(second.wait(Duration::from_secs(60)).await, &second.output(), why);
     live_on(&mut hand).await;
     unharmed(&house, &hand).await;
 }
@@ -133,7 +134,8 @@ async fn a_clone_beside_the_original_stays_shut_and_harms_nothing() {
     house.vault_is_ready().await;
     let (mut clone, at) = house.another_vault("clone", None);
     clone.start();
-    refused_to_start(clone.wait(Duration::from_secs(60)).await, &clone.output());
+    let why = "has another owner";
+    refused_to_start(clone.wait(Duration::from_secs(60)).await, &clone.output(), why);
     live_on(&mut hand).await;
     unharmed(&house, &hand).await;
 

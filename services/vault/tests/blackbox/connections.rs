@@ -75,18 +75,16 @@ async fn a_root_file_that_others_can_read_stops_the_start_and_harms_nothing() {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o640)).unwrap();
     }
     let error = house.start_with(house.config()).await.unwrap_err();
-    let mut chain = vec![error.to_string()];
-    let mut source = std::error::Error::source(&error);
-    while let Some(error) = source {
-        chain.push(error.to_string());
-        source = error.source();
-    }
-    assert!(chain.iter().any(|error| error.contains("640")), "{chain:?}");
+    assert!(chain(&error).iter().any(|error| error.contains("640")), "{:?}", chain(&error));
     for path in &roots {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
     }
     house.start().await;
     assert_eq!(shown(&house.read(&[&token]).await[0]).unwrap(), "a@example.com");
+}
+
+fn chain(error: &dyn std::error::Error) -> Vec<String> {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
 }
 
 fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
@@ -106,7 +104,10 @@ async fn a_second_daemon_on_the_same_folders_does_not_start_and_harms_nothing() 
     let mut second = Setting::bare().await;
     let _ = second.stop().await;
     config.tls = second.config().tls;
-    assert!(second.start_with(config).await.is_err());
+    let folder = house.folder.path().join("data");
+    let error = second.start_with(config).await.unwrap_err();
+    let said = format!("the folder {} is in use by another process", folder.display());
+    assert!(chain(&error).contains(&said), "{:?}", chain(&error));
     assert_eq!(shown(&house.read(&[&token]).await[0]).unwrap(), "a@example.com");
     house.person("b@example.com").await;
 }
