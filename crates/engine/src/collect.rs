@@ -15,8 +15,9 @@ use crate::codec;
 use crate::house::{House, TRIES};
 use crate::proposal::Declined;
 
-/// The vault's own group; one member, since one vault owns the log.
-const GROUP: &str = "cloakroom.vault";
+/// What the vault's own group begins with. The tree's id follows: it has one member, since one vault owns the log,
+/// and two vaults on one Kafka take no answers from each other.
+const GROUP_PREFIX: &str = "cloakroom.vault.";
 /// Answers that are there are taken in together, up to this many.
 const AT_ONCE: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(500);
@@ -25,7 +26,7 @@ const CODE_MAX: usize = 256;
 
 /// Collects until `stop` says so.
 pub(crate) async fn run(house: Arc<House>, config: BusConfig, mut stop: watch::Receiver<bool>) {
-    let mut subscription = Subscription::open(&config, GROUP, []);
+    let mut subscription = Subscription::open(&config, &format!("{GROUP_PREFIX}{}", house.tree.id()), []);
     tokio::select! {
         () = follow(&house, &mut subscription) => {}
         _ = stop.wait_for(|stop| *stop) => {}
