@@ -151,7 +151,8 @@ async fn each_lock_alone_keeps_a_second_daemon_out_and_nothing_is_touched() {
     ] {
         let lock = std::fs::File::open(house.folder.join(taken)).unwrap();
         lock.try_lock().unwrap();
-        let look = || untouched.iter().map(|folder| bytes_below(&house.folder.join(folder))).collect::<Vec<_>>();
+        let look =
+            || untouched.iter().map(|folder| bytes_below(&house.folder.join(folder))).collect::<Vec<_>>();
         let before = look();
         let error = house.try_open().await.err().expect(taken).chain();
         assert!(error.contains(&said), "{taken}: {error}");
