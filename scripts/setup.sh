@@ -197,5 +197,8 @@ if [[ ${#by_hand[@]} != 0 ]]; then exit 1; fi
 if [[ -n "${NO_INSTALL:-}" ]]; then exit 0; fi
 if wants check || wants test; then cargo_tools; fi
 if wants check; then buf_tool; fi
-if wants test; then python_tools scripts/python-client.txt; fi
+if wants test; then
+    python_tools scripts/python-client.txt
+    python_tools scripts/test-servers.txt
+fi
 echo "Ready for $PURPOSE."

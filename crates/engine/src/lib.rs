@@ -47,6 +47,7 @@ pub use cloakroom_bus::{Bootstrap, BusConfig, Security};
 pub use cloakroom_crypto::Plaintext;
 pub use cloakroom_crypto::process::{HardenError, Hardened, harden};
 pub use cloakroom_keytree::{FileHolder, GateReason, HolderError, RootHolder, holder};
+pub use cloakroom_store::Answer;
 pub use describe::{Description, TokenState};
 pub use detokenize::DetokenizeRequest;
 pub use downstreams::{DownstreamInfo, Registered, Registration, Replay, ReplayItem};

@@ -4,6 +4,7 @@
 //!
 //! - [`daemons`]: the programs of this house as children of a test: started, killed, started again
 //! - [`kafka`]: Apache Kafka itself, on free ports, gone when the test is
+//! - [`kms`]: OpenBao itself
 //! - [`ports`]: free ports
 //! - [`recorder`]: everything that a program does to its files, seen at the system call
 //! - [`seed`]: randomness that can be played again
@@ -16,6 +17,7 @@
 
 pub mod daemons;
 pub mod kafka;
+pub mod kms;
 pub mod ports;
 pub mod recorder;
 pub mod seed;

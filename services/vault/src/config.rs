@@ -2,6 +2,7 @@
 //! A sample with every key stands in `deploy/config/vault.toml`; a test holds it to the defaults here.
 
 mod kafka;
+mod kms;
 mod roots;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,6 +16,7 @@ use cloakroom_runtime::telemetry::TelemetryConfig;
 use serde::{Deserialize, Serialize};
 
 pub use kafka::{KafkaConfig, KafkaTls, PARTITIONS, REPLICATION_FACTOR, RETENTION_MS};
+pub use kms::{KMS_TIMEOUT_MS, KmsConfig};
 pub use roots::{HolderKind, RootsConfig};
 
 use crate::VaultError;
@@ -247,6 +249,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cloakroom_engine::FileHolder;
     use cloakroom_runtime::config::{dump, load_from};
 
     fn flag(key: &str, value: &str) -> Result<Config, VaultError> {
@@ -255,7 +258,7 @@ mod tests {
 
     fn holder() -> Arc<dyn RootHolder> {
         let folder = tempfile::tempdir().unwrap();
-        RootsConfig { folder: folder.path().join("roots"), ..RootsConfig::default() }.open().unwrap()
+        Arc::new(FileHolder::open(&folder.path().join("roots")).unwrap())
     }
 
     #[test]

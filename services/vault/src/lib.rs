@@ -10,6 +10,7 @@
 //! - `grpc`: the services' API, a file for each verb
 //! - `admin`: the officers' API over gRPC and HTTP/JSON; `admin/openapi.json` describes the latter
 //! - `wire`: what both hold every call to; `refusal`, `admin/problem`: a refusal as gRPC and as HTTP say it
+//! - [`kms`]: the KMS that seals the file holder's roots
 //! - `house`: the engine, or why the gate is closed
 //! - `measure`: what is counted
 //!
@@ -22,6 +23,7 @@ pub mod config;
 mod error;
 mod grpc;
 mod house;
+pub mod kms;
 mod measure;
 mod ports;
 mod refusal;

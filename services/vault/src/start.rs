@@ -63,7 +63,7 @@ pub async fn start(
     telemetry: &Telemetry,
     shutdown: Shutdown,
 ) -> Result<Running, VaultError> {
-    let options = config.engine_options(config.roots.open()?)?;
+    let options = config.engine_options(config.roots.open().await?)?;
     let identity = Identity::follow(config.tls.clone(), &shutdown)?;
     let bound = Bound::to(&config).await?;
     let addresses = bound.addresses();

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use cloakroom_engine::{FileHolder, RootHolder};
 use serde::{Deserialize, Serialize};
 
+use super::KmsConfig;
 use crate::VaultError;
+use crate::kms::Transit;
 
 /// Who keeps the root above the keys: `[roots]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -16,6 +18,8 @@ pub struct RootsConfig {
     pub holder: HolderKind,
     /// The file holder's folder.
     pub folder: PathBuf,
+    /// A KMS that seals the file holder's root at rest; none if absent.
+    pub kms: Option<KmsConfig>,
 }
 
 /// What can keep a root.
@@ -29,7 +33,7 @@ pub enum HolderKind {
 
 impl Default for RootsConfig {
     fn default() -> Self {
-        Self { holder: HolderKind::default(), folder: "roots".into() }
+        Self { holder: HolderKind::default(), folder: "roots".into(), kms: None }
     }
 }
 
@@ -39,13 +43,18 @@ impl RootsConfig {
         self.holder == HolderKind::File && self.folder == folder
     }
 
-    /// Opens the holder.
+    /// Opens the holder; what it depends on is asked once, so that a wrong setting shows at the start.
     ///
     /// # Errors
-    /// [`VaultError::Holder`] with what the holder says.
-    pub fn open(&self) -> Result<Arc<dyn RootHolder>, VaultError> {
-        match self.holder {
-            HolderKind::File => Ok(Arc::new(FileHolder::open(&self.folder)?)),
+    /// [`VaultError::Holder`] with what the holder says, [`VaultError::Config`] for what cannot be meant.
+    pub async fn open(&self) -> Result<Arc<dyn RootHolder>, VaultError> {
+        match (self.holder, &self.kms) {
+            (HolderKind::File, None) => Ok(Arc::new(FileHolder::open(&self.folder)?)),
+            (HolderKind::File, Some(kms)) => {
+                let transit = Transit::new(kms.clone())?;
+                transit.check().await?;
+                Ok(Arc::new(FileHolder::open(&self.folder)?.sealed_by(Box::new(transit))))
+            }
         }
     }
 }
