@@ -11,6 +11,22 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
+/// SHA-256 of bytes that come piece by piece.
+#[derive(Default)]
+pub struct Sum(Sha256);
+
+impl Sum {
+    /// The next piece.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Of all pieces.
+    pub fn finish(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+}
+
 /// The root of an empty tree: the hash of nothing (RFC 6962, section 2.1).
 pub fn empty() -> [u8; 32] {
     sha256(b"")

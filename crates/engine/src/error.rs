@@ -34,6 +34,18 @@ pub enum EngineError {
     /// Locked memory could not be had.
     #[error("memory for keys could not be locked")]
     Memory(#[from] cloakroom_crypto::arena::ArenaError),
+    /// A step of a backup or of its restoring failed; nothing half-done counts.
+    #[error("{what} failed")]
+    Backup {
+        /// The step.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A backup or its restoring makes no sense like this.
+    #[error("{0}")]
+    BackupRefused(String),
     /// The writer has stopped; nothing is written any more.
     #[error("the vault is stopping")]
     Stopped,

@@ -7,7 +7,8 @@
 //!   [`registers`], [`downstreams`], [`view`] (erasures and certificates), [`status`] (and `log verify`)
 //! - the way in: `proposal` (what a verb asks for), `writer` (the one task that commits), [`durable`]
 //! - the way back: `house` (reading), `projection`, `state`, [`codec`]
-//! - [`open`]: a start; [`restore`]: what a restored vault lacks; `announce`, `collect`: the bus
+//! - [`open`]: a start; [`backup`]: copies of the data;
+//!   [`restore`]: what a restored vault lacks; `announce`, `collect`: the bus
 //!
 //! Invariants:
 //! - An answer that says something was written holds a [`durable::Durable`], which only the writer makes.
@@ -16,6 +17,7 @@
 
 mod access;
 mod announce;
+pub mod backup;
 pub mod codec;
 mod collect;
 pub mod describe;

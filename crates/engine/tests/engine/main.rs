@@ -1,6 +1,7 @@
 //! The engine as its daemon uses it, on real disks, without a bus.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
+mod backup;
 mod branches;
 mod concurrent;
 mod damage;
@@ -11,4 +12,5 @@ mod house;
 mod ledger;
 mod power;
 mod restart;
+mod restore;
 mod verbs;

@@ -25,7 +25,7 @@ use super::framing;
 use super::log::{lock, misuse};
 use crate::{AccessLog, Answer, StoreError};
 
-const EXTENSION: &str = "access";
+pub(super) const EXTENSION: &str = "access";
 const MAGIC: [u8; 8] = *b"CLOAKACC";
 const FORMAT: u32 = 1;
 const HEADER_BYTES: u64 = 24;
@@ -354,7 +354,7 @@ impl Part {
     }
 }
 
-fn header(first_entry: u64) -> Vec<u8> {
+pub(super) fn header(first_entry: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES as usize);
     bytes.put_slice(&MAGIC);
     bytes.put_u32_le(FORMAT);

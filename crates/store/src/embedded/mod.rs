@@ -7,6 +7,7 @@
 //! - [`log`], `end`: the log; finding its end
 //! - [`records`]: records on sled
 //! - [`access`]: the access log
+//! - [`reading`]: the files of both, read from beside their owner
 //!
 //! Invariants:
 //! - A segment exists only after all before it was synced: only the last can be torn.
@@ -18,6 +19,7 @@ pub mod folder;
 mod frame;
 mod framing;
 pub mod log;
+pub mod reading;
 pub mod records;
 mod segment;
 mod table;

@@ -79,6 +79,11 @@ impl SegmentHeader {
         }
         let mut bytes = [0; HEADER_BYTES as usize];
         file.read_exact_at(&mut bytes, 0).map_err(&failed)?;
+        Self::parse(&bytes)
+    }
+
+    /// The same of bytes in memory.
+    pub(super) fn parse(bytes: &[u8; HEADER_BYTES as usize]) -> Result<Option<SegmentHeader>, StoreError> {
         let mut rest = &bytes[..];
         let mut magic = [0; 8];
         rest.copy_to_slice(&mut magic);
@@ -94,7 +99,7 @@ impl SegmentHeader {
             previous_hash: [0; 32],
         };
         rest.copy_to_slice(&mut header.previous_hash);
-        Ok((header.encode() == bytes).then_some(header))
+        Ok((header.encode() == bytes[..]).then_some(header))
     }
 }
 
