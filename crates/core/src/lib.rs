@@ -12,6 +12,7 @@
 //! - [`subject`], [`erasure`]: what events make of a person and of a request to forget one
 //! - [`start`]: what a start decides, and what a batch destroys
 //! - [`certificate`]: what an erasure certificate says
+//! - [`mutants`]: faults planted on purpose, which the proof must catch; none in a program that is built as usual
 //! - [`merkle`], [`checkpoint`]: the tree over the log's events, its proofs, and what is signed of it
 //! - [`refusal`]: why something is not done
 //! - [`text`]: codes, references and keys that come beside values
@@ -25,6 +26,7 @@ pub mod event;
 pub mod field;
 pub mod ids;
 pub mod merkle;
+pub mod mutants;
 pub mod refusal;
 pub mod register;
 pub mod start;

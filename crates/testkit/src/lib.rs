@@ -2,6 +2,7 @@
 //!
 //! A dev-dependency only.
 //!
+//! - [`adversary`]: whoever has every byte ever written and some roots: what can be read with them?
 //! - [`daemons`]: the programs of this house as children of a test: started, killed, started again
 //! - [`kafka`]: Apache Kafka itself, on free ports, gone when the test is
 //! - [`kms`]: OpenBao itself
@@ -15,6 +16,7 @@
 // A test that cannot go on panics.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+pub mod adversary;
 pub mod daemons;
 pub mod kafka;
 pub mod kms;

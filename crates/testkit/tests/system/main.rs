@@ -2,7 +2,7 @@
 //! against a real Apache Kafka, called as their clients call them. What each test promises is its name.
 //!
 //! - `house`: a set of daemons in a folder of its own
-//! - `scan`, `collector`: looking for values in whatever was written or sent
+//! - `collector`: what was sent as traces and metrics
 //! - `load`: people who are checked in, mailed, attributed and forgotten, and what must be true of them afterwards
 
 #![allow(
@@ -21,5 +21,4 @@ mod kills;
 mod late;
 mod load;
 mod rollback;
-mod scan;
 mod secrecy;

@@ -14,13 +14,13 @@ use cloakroom_proto::vault::v1::{
     DetokenizeItem, DetokenizeRequest, ErrorCode, ReadMode, RectifyItem, RectifyRequest, ReleaseItem,
     ReleaseRequest, TokenizeItem, TokenizeRequest, Tokenized, tokenize_item,
 };
+use cloakroom_testkit::adversary::spelled::{Planted, Scan};
 use cloakroom_testkit::daemons::Daemon;
 use cloakroom_testkit::kafka::Kafka;
 use cloakroom_testkit::seed::Sequence;
 
 use crate::collector::Collector;
 use crate::house::{House, get};
-use crate::scan::{Planted, Scan};
 
 /// What everybody may know of a value is a code; everything else of these is random.
 struct Garden {

@@ -1,0 +1,150 @@
+//! What a value leaves behind although nobody wrote it down: hashes of it, which a list of names undoes, and
+//! keys that lie somewhere in clear.
+
+use std::collections::{HashMap, HashSet};
+
+use sha2::{Digest, Sha256};
+
+use super::cipher::{Address, Ready, Secret};
+use super::{Adversary, Origin, Recovered};
+
+/// Bits of a hash that say whether it is worth looking up.
+const SIEVE_BITS: u32 = 27;
+/// Random bytes hardly ever repeat themselves so much within 32 as text, numbers and zeros do.
+const DISTINCT_BYTES_MIN: usize = 20;
+
+/// A dictionary's names under every hash that one might think of.
+pub struct Dictionary {
+    names: Vec<String>,
+    /// The first eight bytes of each hash, and whose it is.
+    hashes: HashMap<u64, u32>,
+    sieve: Vec<u64>,
+}
+
+impl Dictionary {
+    /// Hashes every name: SHA-256 as it stands, in lower case and after its length, and HMAC-SHA-256 under each
+    /// of `keys`.
+    pub fn new(names: Vec<String>, keys: &[[u8; 32]]) -> Self {
+        let keys: Vec<Ready> = keys.iter().map(Ready::new).collect();
+        let mut dictionary =
+            Self { names: vec![], hashes: HashMap::new(), sieve: vec![0; 1 << (SIEVE_BITS - 6)] };
+        for (number, name) in (0..).zip(&names) {
+            let length = u32::try_from(name.len()).expect("short").to_le_bytes();
+            let spellings = [name.clone().into_bytes(), name.to_lowercase().into_bytes()];
+            for spelling in &spellings {
+                dictionary.enter(Sha256::digest(spelling).into(), number);
+                dictionary.enter(
+                    Sha256::new().chain_update(length).chain_update(spelling).finalize().into(),
+                    number,
+                );
+                for key in &keys {
+                    dictionary.enter(key.mac(spelling), number);
+                }
+            }
+        }
+        dictionary.names = names;
+        dictionary
+    }
+
+    fn enter(&mut self, hash: [u8; 32], name: u32) {
+        let head = u64::from_be_bytes(*hash.first_chunk().expect("32 bytes"));
+        let (word, bit) = sieve_place(head);
+        self.sieve[word] |= bit;
+        self.hashes.insert(head, name);
+    }
+
+    /// The names of which some hash, or its first eight bytes, stands in `bytes`.
+    pub fn find(&self, bytes: &[u8]) -> HashSet<&str> {
+        let mut found = HashSet::new();
+        let mut head = 0_u64;
+        for (at, byte) in bytes.iter().enumerate() {
+            head = head << 8 | u64::from(*byte);
+            let (word, bit) = sieve_place(head);
+            if at >= 7
+                && self.sieve[word] & bit != 0
+                && let Some(name) = self.hashes.get(&head)
+            {
+                found.insert(self.names[*name as usize].as_str());
+            }
+        }
+        found
+    }
+}
+
+fn sieve_place(head: u64) -> (usize, u64) {
+    let place = head >> (64 - SIEVE_BITS);
+    ((place >> 6) as usize, 1 << (place & 63))
+}
+
+impl Adversary {
+    /// Takes every 32 bytes in a row for a key, of whatever kind, and tries it at every place: a key that lies in
+    /// clear in a file or in memory. Only for small samples.
+    pub fn with_windows(&mut self, bytes: &[u8]) -> Vec<Recovered> {
+        let windows: HashSet<Secret> =
+            bytes.windows(32).filter_map(|window| window.try_into().ok()).filter(looks_random).collect();
+        self.places.bind_rectified();
+        let known = self.known_addresses();
+        let (pages, values) = self.laid_out();
+        let (mut keys, tries) = (vec![], windows.len() * (values.len() + pages.len()));
+        for window in &windows {
+            let ready = Ready::new(window);
+            let opens = values
+                .iter()
+                .any(|(sealed, infos)| infos.iter().any(|info| ready.value(sealed, info).is_some()))
+                || pages.iter().any(|(version, seen)| ready.page(seen, *version, &known).is_some());
+            if opens {
+                keys.push(*window);
+            }
+        }
+        self.effort.tries += tries as u64;
+        self.with_keys(keys.into_iter().map(|key| (key, Origin::Anywhere)).collect())
+    }
+
+    /// Tries every key that was found so far as every kind of key at every single offset of `bytes`, whatever
+    /// stands there. Returns how many pages opened. Only for small samples.
+    pub fn at_every_offset(&mut self, bytes: &[u8]) -> usize {
+        let known = self.known_addresses();
+        let mut opened = 0;
+        for secret in self.keys.keys() {
+            let ready = Ready::new(secret);
+            for at in 8..bytes.len() {
+                let version = bytes[at - 8..].first_chunk().copied().map_or(0, u64::from_be_bytes);
+                opened += usize::from(ready.page(&[&bytes[at..]], version, &known).is_some());
+            }
+            self.effort.tries += bytes.len() as u64;
+        }
+        opened
+    }
+
+    /// The keys that lay in system subtrees: of addresses, signatures and idempotency keys.
+    pub fn system_keys(&self) -> Vec<[u8; 32]> {
+        let system = |origin: &Origin| matches!(origin, Origin::Slot { subtree: 0, .. });
+        self.keys.iter().filter(|(_, origin)| system(origin)).map(|(secret, _)| *secret).collect()
+    }
+
+    pub(super) fn known_addresses(&self) -> Vec<Address> {
+        let known: HashSet<Address> = self.keys.values().flat_map(|origin| origin.addresses()).collect();
+        known.into_iter().collect()
+    }
+}
+
+fn looks_random(window: &Secret) -> bool {
+    window.iter().collect::<HashSet<_>>().len() >= DISTINCT_BYTES_MIN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_of_a_name_is_the_name() {
+        let names: Vec<String> = (0..5_000).map(|i| format!("Zoë Nr. {i}")).collect();
+        let dictionary = Dictionary::new(names, &[[7; 32]]);
+        let hash: [u8; 32] = Sha256::digest("Zoë Nr. 4711").into();
+        let written = [b"before".as_slice(), &hash[..8], b"after"].concat();
+        assert_eq!(dictionary.find(&written), HashSet::from(["Zoë Nr. 4711"]));
+        let keyed = Ready::new(&[7; 32]).mac("zoë nr. 12".as_bytes());
+        assert_eq!(dictionary.find(&keyed), HashSet::from(["Zoë Nr. 12"]));
+        assert_eq!(dictionary.find(&Sha256::digest("Zoë Nr. 5000")), HashSet::new());
+    }
+}
