@@ -103,6 +103,7 @@ look() {
     command_for pkg-config "finds the libraries below" pkg-config
     library_for openssl "TLS to Kafka" libssl-dev
     library_for zlib "compression to Kafka" zlib1g-dev
+    library_for tss2-esys "roots in a TPM" libtss2-dev
     if wants check || wants test; then
         command_for python3 "runs the example generator, fetches tools" python3
         if command -v python3 >/dev/null && python3 -c 'import venv, ensurepip' 2>/dev/null; then
@@ -112,7 +113,11 @@ look() {
         fi
     fi
     if wants check; then command_for npm "carries buf, which checks the .proto files" npm; fi
-    if wants test; then kafka_needs; fi
+    if wants test; then
+        command_for softhsm2-util "a PKCS#11 token to test against" softhsm2
+        command_for swtpm "a TPM to test against" swtpm
+        kafka_needs
+    fi
 }
 
 # How a system package can be installed here: "", "sudo", or failure.

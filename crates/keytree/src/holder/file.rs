@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, RootId, StartId, TreeId};
+use cloakroom_core::mutants::Mutant;
 use cloakroom_crypto::role::{Page, Root};
 use cloakroom_crypto::root::RootContext;
 use cloakroom_crypto::{Key, KeyRef};
@@ -85,6 +86,7 @@ impl FileHolder {
             .map_err(io("opening the lock"))?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) if Mutant::OwnershipNotAsked.lives() => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(HolderError::Owned(tree)),
             Err(errno) => return Err(io("locking")(errno.into())),
         }
@@ -111,7 +113,7 @@ impl FileHolder {
         let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
         let ours = owned.get(&tree).is_some_and(|(_, given)| *given == owner);
         drop(owned);
-        if ours && self.newest_owner(tree)? == owner {
+        if ours && self.newest_owner(tree)? == owner || Mutant::FormerOwnerDestroys.lives() {
             return Ok(());
         }
         Err(HolderError::Replaced { tree, owner })
@@ -330,6 +332,12 @@ fn make_folder(folder: &Path) -> Result<(), HolderError> {
         .create(folder)
         .map_err(io("making the roots' folder"))?;
     check_mode(folder, &fs::metadata(folder).map_err(io("looking at the roots' folder"))?, SECRET_FOLDER)
+}
+
+/// Refuses a secret that others can read.
+#[cfg(any(feature = "pkcs11", feature = "tpm"))]
+pub(super) fn check_secret(path: &Path, file: &File) -> Result<(), HolderError> {
+    check_mode(path, &file.metadata().map_err(io("looking at a secret's file"))?, SECRET_FILE)
 }
 
 fn check_mode(path: &Path, found: &fs::Metadata, wanted: u32) -> Result<(), HolderError> {
