@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+use crate::recorder::{Recorder, Traced};
 use crate::wait;
 
 /// The program `name` of this workspace, built beside the running test.
@@ -32,7 +34,48 @@ pub struct Daemon {
     program: Option<PathBuf>,
     arguments: Vec<OsString>,
     output: PathBuf,
-    child: Option<Child>,
+    child: Option<Process>,
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    recorder: Option<Recorder>,
+}
+
+/// A child, by whoever holds it.
+#[derive(Debug)]
+enum Process {
+    Own(Child),
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Traced(Traced),
+}
+
+impl Process {
+    fn id(&self) -> u32 {
+        match self {
+            Self::Own(child) => child.id(),
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            Self::Traced(traced) => traced.process_id(),
+        }
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
+        match self {
+            Self::Own(child) => child.try_wait().expect("a child"),
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            Self::Traced(traced) => traced.ended(),
+        }
+    }
+
+    fn kill9(&mut self) {
+        match self {
+            Self::Own(child) => {
+                child.kill().expect("a child of ours");
+                child.wait().expect("a child of ours");
+            }
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            Self::Traced(traced) => {
+                traced.kill9();
+            }
+        }
+    }
 }
 
 impl Daemon {
@@ -43,7 +86,21 @@ impl Daemon {
         output: PathBuf,
     ) -> Self {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Self { name: name.to_owned(), program: None, arguments, output, child: None }
+        Self {
+            name: name.to_owned(),
+            program: None,
+            arguments,
+            output,
+            child: None,
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            recorder: None,
+        }
+    }
+
+    /// Has a recorder follow it from its next start on.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    pub fn record(&mut self, recorder: &Recorder) {
+        self.recorder = Some(recorder.clone());
     }
 
     /// Starts it. The child ends with the thread that calls this: call it from the test's own.
@@ -57,19 +114,30 @@ impl Daemon {
         let program = self.program.get_or_insert_with(|| program(&self.name));
         // util-linux's, which sets what no safe call can before it becomes the program.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(&self.arguments);
+        command.args(["--pdeathsig", "KILL", "--"]);
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        if self.recorder.is_some() {
+            command = Command::new(self::program("cloakroom-traced"));
+        }
+        command.arg(program).args(&self.arguments);
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("CLOAKROOM_") {
                 command.env_remove(variable);
             }
         }
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("a handle")).stderr(output);
-        self.child = Some(command.spawn().expect("setpriv (util-linux) starts"));
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        if let Some(recorder) = &self.recorder {
+            let traced = recorder.start_with(command).expect("it can be traced");
+            self.child = Some(Process::Traced(traced));
+            return;
+        }
+        self.child = Some(Process::Own(command.spawn().expect("setpriv (util-linux) starts")));
     }
 
     /// `None` if it was never started or its end was seen; else whether, and how, it has ended.
     fn ended(&mut self) -> Option<Option<ExitStatus>> {
-        self.child.as_mut().map(|child| child.try_wait().expect("a child"))
+        self.child.as_mut().map(Process::ended)
     }
 
     /// Whether it runs.
@@ -79,14 +147,13 @@ impl Daemon {
 
     /// Its process, while it runs.
     pub fn process_id(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+        self.child.as_ref().map(Process::id)
     }
 
     /// Kills it as a crash would. Returns when it is gone.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
-            child.kill().expect("a child of ours");
-            child.wait().expect("a child of ours");
+            child.kill9();
         }
     }
 
@@ -154,6 +221,8 @@ mod tests {
             arguments: vec!["-c".into(), script.into()],
             output: folder.join("output"),
             child: None,
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            recorder: None,
         }
     }
 
