@@ -76,6 +76,14 @@ pub enum GateReason {
         /// The epoch that the keys stand at.
         epoch: u64,
     },
+    /// The root that the keys point at lies in another holder than the configured one.
+    #[error("the root of epoch {epoch} lies in another root holder ({holder}): the keys moved there, or never left it; configure that one, or name it as the former holder to finish the move")]
+    RootElsewhere {
+        /// The epoch that the keys stand at.
+        epoch: u64,
+        /// The holder that has it, in its own words.
+        holder: String,
+    },
     /// There is a log, but no keys at all.
     #[error("there is a log but the key database is empty: bring the keys")]
     KeysMissing,

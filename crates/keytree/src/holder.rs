@@ -101,6 +101,11 @@ pub trait RootHolder: Send + Sync {
     /// What kind it is, for status and logs.
     fn kind(&self) -> &'static str;
 
+    /// What kind it is and where it lies, for the keys to remember and for people to read.
+    fn place(&self) -> String {
+        self.kind().to_owned()
+    }
+
     /// What a destruction by this holder is worth; goes into every certificate.
     fn destroy_class(&self) -> &'static str;
 

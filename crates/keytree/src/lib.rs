@@ -7,6 +7,7 @@
 //! - [`layout`]: which page holds which slot, and under which record it lies
 //! - [`tree`]: reading a key, from any task
 //! - [`writer`]: inserting and destroying, by one task
+//! - `leaving`: moving to another root holder
 //! - [`start`]: what a start checks before it touches anything, and the batch it ends in
 //!
 //! Invariants (design: erasure.md):
@@ -20,6 +21,7 @@ mod edit;
 mod fault;
 pub mod holder;
 pub mod layout;
+mod leaving;
 mod sequence;
 pub mod start;
 mod state;
@@ -31,7 +33,7 @@ pub use cloakroom_core::start::LogView;
 pub use fault::{Fault, GateReason};
 pub use holder::{FileHolder, HeldRoot, HolderError, OwnerNumber, RootHolder};
 pub use start::Found;
-pub use state::TreeState;
+pub use state::{LeftRoot, TreeState};
 pub use tree::Tree;
 pub use writer::{Batched, TreeWriter};
 

@@ -20,6 +20,7 @@ use prost::Message;
 use crate::cache::Cache;
 use crate::holder::{HolderError, OwnerNumber, RootHolder};
 use crate::layout::{DIRECTORY, END_PREFIX, PageAddress, START_PREFIX, STATE_KEY, levels};
+use crate::leaving::Former;
 use crate::sequence::Sequence;
 use crate::state::TreeState;
 use crate::tree::{Shared, Top};
@@ -34,6 +35,8 @@ pub struct Found {
     state: Option<TreeState>,
     tree: TreeId,
     starts: Vec<(StartId, u64)>,
+    /// The holder that the tree moves away from.
+    former: Option<Former>,
 }
 
 impl Found {
@@ -46,11 +49,27 @@ impl Found {
         holder: Arc<dyn RootHolder>,
         options: TreeOptions,
     ) -> Result<Self, Fault> {
+        Self::look_moving(records, holder, None, options).await
+    }
+
+    /// The same where the root may still lie in a `former` holder: the start's batch then makes its root in
+    /// `holder`, and what `former` has goes like any former root. A `former` that is away or has another owner
+    /// is an error only while the root lies there.
+    ///
+    /// # Errors
+    /// As [`Found::look`].
+    pub async fn look_moving(
+        records: Arc<dyn Records>,
+        holder: Arc<dyn RootHolder>,
+        former: Option<Arc<dyn RootHolder>>,
+        options: TreeOptions,
+    ) -> Result<Self, Fault> {
         let tree = match read_state(&*records).await? {
             Some(state) => state.tree,
             None => TreeId(random::id16()),
         };
         let owner = holder.own(tree).await?;
+        let former = former.map(|holder| Former::new(holder, tree, None));
         let state = read_state(&*records).await?;
         let starts = read_starts(&*records).await?;
         let ends = read_ends(&*records).await?;
@@ -63,7 +82,7 @@ impl Found {
             shown: Sequence::default(),
             epoch: AtomicU64::new(state.as_ref().map_or(0, |state| state.epoch)),
         });
-        Ok(Self { shared, holder, owner, state, tree, starts })
+        Ok(Self { shared, holder, owner, state, tree, starts, former })
     }
 
     /// The tree's name.
@@ -105,7 +124,10 @@ impl Found {
         });
         start::check(keys, log, self.holder.noted(self.tree).await?)?;
         let Some(state) = &self.state else { return Ok(()) };
-        let anchor = self.unwrap_anchor(state).await?;
+        let (anchor, in_former) = self.unwrap_anchor(state).await?;
+        if let Some(former) = self.former.as_ref().filter(|_| in_former) {
+            start::check(keys, log, former.holder.noted(self.tree).await?)?;
+        }
         let directory = self.shared.top.read().unwrap_or_else(PoisonError::into_inner).end(DIRECTORY);
         let top = PageAddress::top(DIRECTORY, levels(directory.unwrap_or_default()));
         self.shared.read(top, anchor.borrow()).await?.ok_or(Fault::Missing(top)).map(drop)
@@ -128,6 +150,10 @@ impl Found {
             anchor: Bytes::new(),
             log: None,
             subtrees: 0,
+            holder: self.holder.place(),
+            destroy_class: self.holder.destroy_class().to_owned(),
+            left: vec![],
+            former_classes: vec![],
         };
         let mut writer = self.writer(start, state);
         // The directory's first page: a tree has a top page before it has a subtree.
@@ -155,10 +181,11 @@ impl Found {
     ) -> Result<Started, Fault> {
         self.prepare(start).await?;
         let Some(state) = self.state.clone() else { return Err(Fault::Damaged("state")) };
-        let anchor = self.unwrap_anchor(&state).await?;
+        let (anchor, in_former) = self.unwrap_anchor(&state).await?;
         self.shared.top.write().unwrap_or_else(PoisonError::into_inner).anchor = Some(Arc::new(anchor));
         let mut doomed = fenced.to_vec();
         let mut writer = self.writer(start, state);
+        (writer.former_holder, writer.in_former) = (self.former.take(), in_former);
         if let Some(log_ends) = log_ends {
             doomed.extend(start::beyond(self.ends(), log_ends));
             for (subtree, end) in log_ends {
@@ -193,17 +220,31 @@ impl Found {
             next,
             unrecorded_start,
             former: vec![],
+            former_holder: None,
+            in_former: false,
         }
     }
 
-    async fn unwrap_anchor(&self, state: &TreeState) -> Result<Key<PageRole>, Fault> {
-        match self.holder.unwrap(self.tree, state.root, &state.anchor).await {
-            Ok(key) => Ok(key),
-            Err(HolderError::NoSuchRoot(_) | HolderError::DoesNotOpen(_)) => {
-                Err(GateReason::RootGone { epoch: state.epoch }.into())
+    /// The key of the directory's top page, and whether the former holder's root opened it.
+    async fn unwrap_anchor(&self, state: &TreeState) -> Result<(Key<PageRole>, bool), Fault> {
+        let gone = match self.holder.unwrap(self.tree, state.root, &state.anchor).await {
+            Ok(key) => return Ok((key, false)),
+            Err(error @ (HolderError::NoSuchRoot(_) | HolderError::DoesNotOpen(_))) => error,
+            Err(error) => return Err(error.into()),
+        };
+        if let (Some(former), HolderError::NoSuchRoot(_)) = (&self.former, gone) {
+            former.owner().await?;
+            match former.holder.unwrap(self.tree, state.root, &state.anchor).await {
+                Ok(key) => return Ok((key, true)),
+                Err(HolderError::NoSuchRoot(_) | HolderError::DoesNotOpen(_)) => {}
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => Err(error.into()),
         }
+        let configured = self.former.iter().map(|former| &former.holder).chain([&self.holder]);
+        if state.holder.is_empty() || configured.map(|holder| holder.place()).any(|at| at == state.holder) {
+            return Err(GateReason::RootGone { epoch: state.epoch }.into());
+        }
+        Err(GateReason::RootElsewhere { epoch: state.epoch, holder: state.holder.clone() }.into())
     }
 }
 

@@ -28,6 +28,25 @@ pub struct TreeState {
     pub log: Option<FramePosition>,
     /// How many subtrees were handed out.
     pub subtrees: u32,
+    /// Where the root lies, in its holder's words.
+    pub holder: String,
+    /// What that holder's destructions are worth.
+    pub destroy_class: String,
+    /// Roots that a move left behind and that are not proved gone.
+    pub left: Vec<LeftRoot>,
+    /// What destructions were worth before, where that is something else.
+    pub former_classes: Vec<String>,
+}
+
+/// A root in a holder that the tree has left.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeftRoot {
+    /// The holder, in its own words.
+    pub holder: String,
+    /// The root.
+    pub root: RootId,
+    /// What it wrapped.
+    pub anchor: Bytes,
 }
 
 impl TreeState {
@@ -45,6 +64,10 @@ impl TreeState {
                 number: log.number,
             }),
             subtrees: self.subtrees,
+            holder: self.holder.clone(),
+            destroy_class: self.destroy_class.clone(),
+            left: self.left.iter().map(LeftRoot::encode).collect(),
+            former_classes: self.former_classes.clone(),
         }
         .encode_to_vec()
     }
@@ -76,7 +99,32 @@ impl TreeState {
             anchor: read.anchor,
             log,
             subtrees: read.subtrees,
+            holder: read.holder,
+            destroy_class: read.destroy_class,
+            left: read.left.into_iter().map(LeftRoot::decode).collect::<Option<_>>().ok_or_else(damaged)?,
+            former_classes: read.former_classes,
         })
+    }
+
+    /// What an erasure's destruction is worth: what it was worth in every holder that the root lay in, as an
+    /// older copy of the keys may still have a root from there.
+    pub fn destroyed_as(&self) -> String {
+        let classes = self.former_classes.iter().chain([&self.destroy_class]);
+        classes.map(String::as_str).collect::<Vec<_>>().join("+")
+    }
+}
+
+impl LeftRoot {
+    fn encode(&self) -> record::LeftRoot {
+        record::LeftRoot {
+            holder: self.holder.clone(),
+            root_id: Bytes::copy_from_slice(&self.root.0),
+            anchor: self.anchor.clone(),
+        }
+    }
+
+    fn decode(read: record::LeftRoot) -> Option<Self> {
+        Some(Self { holder: read.holder, root: RootId::from_slice(&read.root_id)?, anchor: read.anchor })
     }
 }
 
@@ -103,6 +151,10 @@ mod tests {
             anchor: Bytes::from_static(&[1, 2, 3]),
             log: Some(FramePosition { start: StartId([0xdd; 16]), number: 9 }),
             subtrees: 4,
+            holder: String::new(),
+            destroy_class: String::new(),
+            left: vec![],
+            former_classes: vec![],
         };
         let hex = |id: &str| id.repeat(16);
         let golden = [
@@ -126,6 +178,20 @@ mod tests {
         let bytes = state.encode();
         assert_eq!(data_encoding::HEXLOWER.encode(&bytes), golden);
         assert_eq!(TreeState::decode(&bytes).unwrap(), state);
+        let left =
+            LeftRoot { holder: "a".into(), root: RootId([0xee; 16]), anchor: Bytes::from_static(&[9]) };
+        let moved = TreeState {
+            holder: "file /r".into(),
+            destroy_class: "hsm".into(),
+            left: vec![left],
+            former_classes: vec!["overwritten".into()],
+            ..state.clone()
+        };
+        let tail = ["520766696c65202f72", "5a0368736d", "62180a01611210", &hex("ee"), "1a0109"].concat();
+        let golden = [golden, tail, "6a0b6f7665727772697474656e".to_owned()].concat();
+        assert_eq!(data_encoding::HEXLOWER.encode(&moved.encode()), golden);
+        assert_eq!(TreeState::decode(&moved.encode()).unwrap(), moved);
+        assert_eq!(moved.destroyed_as(), "overwritten+hsm");
         let newer = TreeState::decode(&[&[8, 2], &bytes[2..]].concat());
         assert!(matches!(newer, Err(Fault::Store(cloakroom_store::StoreError::Newer { found: 2, .. }))));
         let start = crate::start::encode_start(StartId([0xee; 16]), 300);

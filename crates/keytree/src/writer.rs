@@ -16,6 +16,7 @@ use cloakroom_store::Batch;
 use crate::Fault;
 use crate::edit::{Drawn, Edit};
 use crate::holder::{HolderError, OwnerNumber, RootHolder};
+use crate::leaving::Former;
 use crate::layout::{DIRECTORY, FAN_OUT, PageAddress, STATE_KEY, start_key};
 use crate::start::encode_start;
 use crate::state::TreeState;
@@ -40,6 +41,10 @@ pub struct TreeWriter {
     pub(crate) unrecorded_start: bool,
     /// The anchors of roots that a batch replaced and that are not yet proved gone.
     pub(crate) former: Vec<(RootId, Bytes)>,
+    /// The holder that the tree moves away from, until its roots are proved gone.
+    pub(crate) former_holder: Option<Former>,
+    /// The current root lies there still.
+    pub(crate) in_former: bool,
 }
 
 /// What a batch came to.
@@ -199,15 +204,17 @@ impl TreeWriter {
         next.anchor = self.holder.wrap(next.tree, root, anchor.borrow()).await?;
         next.root = root;
         next.epoch = next.epoch.saturating_add(1);
+        self.say_where(&mut next, &former);
         drawn.changes.extend(also);
         self.commit(next, drawn).await?;
+        self.in_former = false;
 
         self.former.push(former);
         self.destroy_former().await
     }
 
-    /// Destroys every root of this tree numbered at or below this owner's but the current one, and proves that
-    /// what the former roots wrapped no longer opens.
+    /// Destroys every root of this tree numbered at or below this owner's but the current one, and every root in
+    /// a holder that the tree has left; proves that what the former roots wrapped no longer opens.
     ///
     /// # Errors
     /// [`Fault::RootStays`]
@@ -232,7 +239,7 @@ impl TreeWriter {
             }
             self.former.pop();
         }
-        Ok(())
+        self.leave().await
     }
 
     fn next_state(&self, log: Option<FramePosition>) -> TreeState {

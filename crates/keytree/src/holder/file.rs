@@ -254,6 +254,12 @@ impl RootHolder for FileHolder {
         if self.sealer.is_some() { "file sealed by a KMS" } else { "file" }
     }
 
+    /// The same sealed or not: sealing is no move.
+    fn place(&self) -> String {
+        let folder = std::path::absolute(&self.folder);
+        format!("file {}", folder.as_ref().unwrap_or(&self.folder).display())
+    }
+
     fn destroy_class(&self) -> &'static str {
         "overwritten"
     }
