@@ -211,7 +211,7 @@ pub fn verify(target: &dyn BackupTarget, manifest: &Manifest) -> Result<Verified
         if reader.bytes() != part.bytes || HEXLOWER.encode(&reader.newest_hash()) != part.frame_hash {
             verified.problems.push(format!("{name}: its frames end at byte {}", reader.bytes()));
         }
-        before = Before { first_event: part.first_event, bytes: reader.bytes(), hash: reader.newest_hash() };
+        before = reader.as_before();
     }
     if (verified.frames, verified.events, HEXLOWER.encode(&before.hash))
         != (manifest.frames, manifest.events, manifest.frame_hash.clone())

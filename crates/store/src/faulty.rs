@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -152,6 +153,18 @@ impl Log for FaultyLog {
 
     fn leaves(&self, from: EventNumber, limit: usize) -> Answer<'_, Result<Vec<[u8; 32]>, StoreError>> {
         self.inner.leaves(from, limit)
+    }
+
+    fn sealed(&self) -> Answer<'_, Result<Vec<Range<u64>>, StoreError>> {
+        self.inner.sealed()
+    }
+
+    fn prune(
+        &self,
+        first: EventNumber,
+        shorter: BTreeMap<u64, Bytes>,
+    ) -> Answer<'_, Result<u64, StoreError>> {
+        self.faults.impose((true, true), || self.inner.prune(first, shorter))
     }
 }
 

@@ -1,5 +1,8 @@
 //! The log of events: the truth that everything else can be rebuilt from.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, EventNumber, FramePosition, Subtree};
 
@@ -80,4 +83,19 @@ pub trait Log: Send + Sync {
 
     /// The leaf hashes of up to `limit` events from `from` on, kept beside the events since they were appended.
     fn leaves(&self, from: EventNumber, limit: usize) -> Answer<'_, Result<Vec<[u8; 32]>, StoreError>>;
+
+    /// The parts that get no more frames, in order: from the first event of each to the one behind its last.
+    /// They are what [`Log::prune`] takes.
+    fn sealed(&self) -> Answer<'_, Result<Vec<Range<u64>>, StoreError>>;
+
+    /// Puts shorter events in the places of those with their numbers, in the sealed part that begins with
+    /// `first`, durably, and drops what stood there; what an event or a frame hashed to when it was appended
+    /// stays. Answers how many bytes that freed: none where nothing would get smaller. May run beside everything
+    /// else; a crash leaves the part as it was or as it becomes.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::Damaged`], and with nothing changed [`StoreError::Io`]; an error of
+    /// the last sync is fatal.
+    fn prune(&self, first: EventNumber, shorter: BTreeMap<u64, Bytes>)
+    -> Answer<'_, Result<u64, StoreError>>;
 }

@@ -12,6 +12,7 @@ use crate::disk::files;
 use cloakroom_core::ids::EventNumber;
 use cloakroom_store::contract::log::Chain;
 use cloakroom_store::contract::{Dice, HASHES};
+use cloakroom_store::embedded::reading::FrameReader;
 use cloakroom_store::embedded::{EmbeddedLog, LogOptions};
 use cloakroom_store::faulty::power_cut;
 use cloakroom_store::{Log, LogEnd, StoreError};
@@ -332,10 +333,10 @@ async fn where_the_last_segment_has_no_header_a_frame_may_still_fit_into_the_one
 async fn a_newer_format_is_refused_in_words() {
     let written = Written::new(&[0]).await;
     let mut bytes = written.bytes.clone();
-    bytes[8] = 2;
+    bytes[8] = 3;
     written.write(&bytes);
     let end = find_end(written.path(), 0).await;
-    assert!(matches!(end, Err(StoreError::Newer { found: 2, known: 1, .. })), "{end:?}");
+    assert!(matches!(end, Err(StoreError::Newer { found: 3, known: 2, .. })), "{end:?}");
 }
 
 #[tokio::test]
@@ -494,5 +495,117 @@ proptest! {
                 assert_eq!(event.as_ref(), chain.events.get(number as usize - 1));
             }
         });
+    }
+}
+
+#[tokio::test]
+async fn a_pruned_segment_that_is_cut_or_flipped_is_damage_and_a_draft_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), SMALL_BYTES);
+    log.find_end(0).await.unwrap();
+    log.cut().await.unwrap();
+    let mut chain = Chain::default();
+    for number in 0..4 {
+        chain.append(&log, number, ["a".repeat(200), format!("another {number}")]).await;
+    }
+    log.sync().await.unwrap();
+    let shorter = std::collections::BTreeMap::from([(1, bytes::Bytes::new())]);
+    assert!(log.prune(EventNumber(1), shorter).await.unwrap() > 0);
+    drop(log);
+    let path = segment(folder.path(), 1);
+    let whole = fs::read(&path).unwrap();
+    fs::write(path.with_extension("pruning"), &whole[..50]).unwrap();
+    // Nothing but the header after it vouches for what is in it: every frame is read.
+    assert_eq!(find_end(folder.path(), 0).await.unwrap(), chain.end());
+    for cut in 0..whole.len() {
+        fs::write(&path, &whole[..cut]).unwrap();
+        assert!(is_damage(&find_end(folder.path(), 0).await), "cut at {cut}");
+    }
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        fs::write(&path, &flipped).unwrap();
+        let end = find_end(folder.path(), 0).await;
+        assert!(end.is_err(), "flipped at {at}");
+    }
+    fs::write(&path, &whole).unwrap();
+    let log = open(folder.path(), SMALL_BYTES);
+    log.find_end(4).await.unwrap();
+    assert!(path.with_extension("pruning").exists());
+    log.cut().await.unwrap();
+    assert!(!path.with_extension("pruning").exists());
+}
+
+#[tokio::test]
+async fn a_log_whose_last_file_was_pruned_goes_on_in_a_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), SMALL_BYTES);
+    log.find_end(0).await.unwrap();
+    log.cut().await.unwrap();
+    let mut chain = Chain::default();
+    for number in 0..2 {
+        chain.append(&log, number, ["a".repeat(200 + number as usize)]).await;
+    }
+    while log.sealed().await.unwrap().is_empty() {
+        chain.append(&log, 0, ["more"]).await;
+    }
+    let second = log.sealed().await.unwrap()[0].end;
+    log.sync().await.unwrap();
+    let shorter = std::collections::BTreeMap::from([(1, bytes::Bytes::new())]);
+    assert!(log.prune(EventNumber(1), shorter).await.unwrap() > 0);
+    drop(log);
+    // As a restored older copy of the folder has it.
+    fs::remove_file(segment(folder.path(), second)).unwrap();
+    let whole = fs::read(segment(folder.path(), 1)).unwrap();
+    fs::write(segment(folder.path(), 1), [&whole[..], b"torn"].concat()).unwrap();
+    assert!(is_damage(&find_end(folder.path(), 0).await));
+    fs::write(segment(folder.path(), 1), &whole).unwrap();
+    let log = open(folder.path(), 64 << 20);
+    let found = log.find_end(0).await.unwrap();
+    assert!(found.events > 0 && found.events < chain.end().events);
+    log.cut().await.unwrap();
+    let mut chain = chain.rewound_to(&found);
+    chain.append(&log, 0, ["behind it"]).await;
+    log.sync().await.unwrap();
+    drop(log);
+    assert_eq!(find_end(folder.path(), 0).await.unwrap(), chain.end());
+    assert_eq!(files(folder.path(), "log").len(), 2);
+}
+
+#[tokio::test]
+async fn a_pruned_file_that_was_restored_to_an_earlier_end_goes_on_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), 2_000);
+    log.find_end(0).await.unwrap();
+    log.cut().await.unwrap();
+    let mut chain = Chain::default();
+    while log.sealed().await.unwrap().is_empty() {
+        chain.append(&log, 0, ["a".repeat(200)]).await;
+    }
+    let second = log.sealed().await.unwrap()[0].end;
+    log.sync().await.unwrap();
+    log.prune(EventNumber(1), std::collections::BTreeMap::from([(1, bytes::Bytes::new())])).await.unwrap();
+    drop(log);
+    fs::remove_file(segment(folder.path(), second)).unwrap();
+    let path = segment(folder.path(), 1);
+    // Without its last frame, which was not shortened.
+    let file = fs::File::open(&path).unwrap();
+    let mut reader = FrameReader::open(&file, HASHES.frame).unwrap().unwrap();
+    let mut ends = vec![];
+    while reader.next_frame().unwrap().is_some() {
+        ends.push(reader.bytes());
+    }
+    assert!(reader.as_before().bytes > reader.bytes(), "as long as it was");
+    let earlier = ends[ends.len() - 2];
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(earlier).unwrap();
+    for _ in 0..2 {
+        let log = open(folder.path(), 2_000);
+        let end = log.find_end(0).await.unwrap();
+        log.cut().await.unwrap();
+        chain = chain.rewound_to(&end);
+        chain.append(&log, 0, ["behind it"]).await;
+        log.sync().await.unwrap();
+        drop(log);
+        assert_eq!(find_end(folder.path(), 0).await.unwrap(), chain.end());
     }
 }

@@ -115,6 +115,18 @@ impl Log for PoweredLog {
     fn leaves(&self, from: EventNumber, limit: usize) -> Answer<'_, Result<Vec<[u8; 32]>, StoreError>> {
         self.inner.leaves(from, limit)
     }
+
+    fn sealed(&self) -> Answer<'_, Result<Vec<std::ops::Range<u64>>, StoreError>> {
+        self.inner.sealed()
+    }
+
+    fn prune(
+        &self,
+        first: EventNumber,
+        shorter: std::collections::BTreeMap<u64, Bytes>,
+    ) -> Answer<'_, Result<u64, StoreError>> {
+        self.power.impose(|| self.inner.prune(first, shorter))
+    }
 }
 
 struct PoweredRecords {

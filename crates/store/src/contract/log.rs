@@ -1,5 +1,6 @@
 //! The contract of [`Log`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,6 +26,9 @@ macro_rules! log_contract {
             finding_the_end_changes_nothing
             a_kill_takes_nothing_that_was_synced
             every_event_frame_and_leaf_is_found_by_number
+            what_was_pruned_is_shorter_and_hashes_as_before
+            a_pruned_log_goes_on_and_is_pruned_again
+            only_what_is_sealed_is_pruned_and_only_by_what_is_shorter
         }
     };
 }
@@ -298,4 +302,109 @@ pub async fn every_event_frame_and_leaf_is_found_by_number<P: Place<dyn Log>>(pl
         let expected = &leaves[at..(at + limit).min(leaves.len())];
         assert_eq!(log.leaves(number, limit).await.unwrap(), expected);
     }
+}
+
+/// Prunes every sealed part to the first byte of events for which `dead` holds; what is expected of each event.
+async fn prune(log: &dyn Log, chain: &Chain, dead: impl Fn(u64) -> bool) -> (Vec<Bytes>, u64) {
+    let (mut expected, mut freed) = (chain.events.clone(), 0);
+    for part in log.sealed().await.unwrap() {
+        let mut shorter = BTreeMap::new();
+        for number in part.clone().filter(|number| dead(*number)) {
+            let event = &mut expected[number as usize - 1];
+            *event = event.slice(..event.len().min(1));
+            shorter.insert(number, event.clone());
+        }
+        freed += log.prune(EventNumber(part.start), shorter).await.unwrap();
+    }
+    (expected, freed)
+}
+
+/// A log of several sealed parts in a place whose files are small; its frames and their hashes.
+async fn several<P: Place<dyn Log>>(place: &P) -> (Arc<dyn Log>, Chain, Vec<(Frame, FrameHash)>) {
+    let (log, _) = ready(place, 0).await;
+    let (mut dice, mut chain, mut frames) = (Dice::new(5), Chain::default(), vec![]);
+    for _ in 0..60 {
+        let events = (0..4).map(|place| dice.bytes(2 + 150 * place as usize));
+        let events: Vec<_> = events.collect();
+        let frame = chain.append(&*log, 0, events).await;
+        frames.push((frame, chain.previous_hash));
+    }
+    log.sync().await.unwrap();
+    (log, chain, frames)
+}
+
+/// Events as expected, and all hashes as they were before.
+async fn holds(log: &dyn Log, chain: &Chain, frames: &[(Frame, FrameHash)], expected: &[Bytes]) {
+    let leaves: Vec<_> = chain.events.iter().map(|event| (HASHES.leaf)(event)).collect();
+    assert_eq!(log.leaves(EventNumber(1), usize::MAX).await.unwrap(), leaves);
+    for (frame, hash) in frames {
+        let first = frame.first_event.0 as usize - 1;
+        let events = expected[first..first + frame.events.len()].to_vec();
+        let frame = Frame { events, ..frame.clone() };
+        for (place, event) in frame.events.iter().enumerate() {
+            let number = EventNumber(frame.first_event.0 + place as u64);
+            assert_eq!(log.event(number).await.unwrap().as_ref(), Some(event));
+            assert_eq!(log.frame_of(number).await.unwrap(), Some((frame.clone(), *hash)));
+        }
+    }
+}
+
+/// See the name.
+pub async fn what_was_pruned_is_shorter_and_hashes_as_before<P: Place<dyn Log>>(place: P) {
+    let (log, chain, frames) = several(&place).await;
+    let (expected, freed) = prune(&*log, &chain, |number| number % 3 == 0).await;
+    assert_eq!(freed > 0, !log.sealed().await.unwrap().is_empty());
+    holds(&*log, &chain, &frames, &expected).await;
+    let killed = place.after_kill();
+    let (left, end) = ready(&killed, chain.newest()).await;
+    assert_eq!(end, chain.end());
+    holds(&*left, &chain, &frames, &expected).await;
+    drop(log);
+    // Also where nothing vouches for the sealed parts: every frame is read then.
+    let (log, end) = ready(&place, 0).await;
+    assert_eq!(end, chain.end());
+    holds(&*log, &chain, &frames, &expected).await;
+}
+
+/// See the name.
+pub async fn a_pruned_log_goes_on_and_is_pruned_again<P: Place<dyn Log>>(place: P) {
+    let (log, mut chain, mut frames) = several(&place).await;
+    prune(&*log, &chain, |number| number % 3 == 0).await;
+    drop(log);
+    let (log, _) = ready(&place, chain.newest()).await;
+    for round in 0..20_u64 {
+        let frame = chain
+            .append(&*log, 0, [format!("event {round} behind what was pruned {}", "x".repeat(200))])
+            .await;
+        frames.push((frame, chain.previous_hash));
+    }
+    log.sync().await.unwrap();
+    let (expected, freed) = prune(&*log, &chain, |number| number % 3 != 1).await;
+    assert_eq!(freed > 0, !log.sealed().await.unwrap().is_empty());
+    holds(&*log, &chain, &frames, &expected).await;
+    // The same again finds nothing to do.
+    assert_eq!(prune(&*log, &chain, |number| number % 3 != 1).await, (expected.clone(), 0));
+    drop(log);
+    let (log, end) = ready(&place, 0).await;
+    assert_eq!(end, chain.end());
+    holds(&*log, &chain, &frames, &expected).await;
+}
+
+/// See the name.
+pub async fn only_what_is_sealed_is_pruned_and_only_by_what_is_shorter<P: Place<dyn Log>>(place: P) {
+    let (log, chain, frames) = several(&place).await;
+    let sealed = log.sealed().await.unwrap();
+    let behind = sealed.last().map_or(1, |part| part.end);
+    for wrong in [0, 2, behind, behind + 1, u64::MAX] {
+        let shorter = BTreeMap::from([(wrong, Bytes::new())]);
+        assert!(log.prune(EventNumber(wrong), shorter).await.is_err(), "{wrong}");
+    }
+    let Some(first) = sealed.first().map(|part| part.start) else { return };
+    let longer = BTreeMap::from([(first, Bytes::from(vec![7; 1_000])), (behind, Bytes::new())]);
+    assert_eq!(log.prune(EventNumber(first), longer).await.unwrap(), 0);
+    holds(&*log, &chain, &frames, &chain.events).await;
+    drop(log);
+    let opened = place.open().await.unwrap();
+    opened.find_end(0).await.unwrap();
+    assert!(opened.prune(EventNumber(first), BTreeMap::new()).await.is_err(), "before it was cut");
 }

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use super::folder::{Room, file_name, io_error, numbered_files, sync_folder};
 use super::frame::durable_number_stated_in;
 use super::log::{EmbeddedLog, Tail, Writer, lock, misuse};
-use super::segment::{HEADER_BYTES, LOG_EXTENSION, Scan, Sealed, Segment, SegmentHeader};
+use super::prune::remove_drafts;
+use super::segment::{HEADER_BYTES, LOG_EXTENSION, Lengths, Scan, Sealed, Segment, SegmentHeader};
+use super::table::Table;
 use crate::StoreError;
 use crate::log::LogEnd;
 
@@ -56,12 +58,14 @@ impl EmbeddedLog {
                 tracing::warn!(torn_bytes, "cutting off a torn tail of the log");
                 segment.file.set_len(found.tail.bytes).map_err(&failed)?;
             }
+            segment.state_length(found.tail.bytes)?;
             segment.file.sync_all().map_err(&failed)?;
             end = Some((segment.header.first_event, found.tail.bytes));
         }
         if let Some(path) = &found.headless {
             fs::remove_file(path).map_err(&failed)?;
         }
+        remove_drafts(&self.folder)?;
         sync_folder(&self.folder)?;
         *writer = Writer::Ready(found.tail);
         Ok(end)
@@ -82,7 +86,16 @@ impl EmbeddedLog {
             let file = OpenOptions::new().read(true).write(grows).open(&path).map_err(&failed)?;
             let bytes = file.metadata().map_err(&failed)?.len();
             match SegmentHeader::read(&file)? {
-                Some(header) if header.first_event == first_event => opened.push((header, path, file, bytes)),
+                Some(header) if header.first_event == first_event => {
+                    let lengths = if header.is_pruned() { Lengths::read(&file)? } else { None };
+                    // The last may have been restored to an earlier end.
+                    let fits =
+                        |lengths: Lengths| lengths.now == bytes || (index == last && bytes < lengths.now);
+                    if header.is_pruned() && !lengths.is_some_and(fits) {
+                        return Err(damaged());
+                    }
+                    opened.push((header, path, file, bytes, lengths));
+                }
                 // Nothing is written into a segment before its header is durable.
                 None if index == last && bytes <= HEADER_BYTES => headless = Some(path),
                 _ => return Err(damaged()),
@@ -91,20 +104,20 @@ impl EmbeddedLog {
         let mut segments = Vec::with_capacity(opened.len());
         let mut before: Option<(u64, u64)> = None;
         let mut opened = opened.into_iter().peekable();
-        while let Some((header, path, file, bytes)) = opened.next() {
+        while let Some((header, path, file, bytes, lengths)) = opened.next() {
             let follows = match before {
-                None => header == SegmentHeader::first(),
+                None => header.is_first(),
                 Some(before) => before == (header.previous_first_event, header.previous_bytes),
             };
             if !follows {
                 return Err(StoreError::Damaged { what: file_name(&path), at: 0 });
             }
-            before = Some((header.first_event, bytes));
+            before = Some((header.first_event, lengths.map_or(bytes, |lengths| lengths.before)));
             let sealed = opened.peek().map(|(next, ..)| Sealed {
                 bytes,
                 events: next.first_event.saturating_sub(header.first_event),
             });
-            segments.push(Arc::new(Segment::new(header, path, file, self.hashes, sealed)));
+            segments.push(Arc::new(Segment::new(header, path, file, self.hashes, lengths, sealed)));
         }
         Ok((segments, headless))
     }
@@ -126,12 +139,15 @@ fn find_tail(segments: &[Arc<Segment>], durable_number: u64) -> Result<Tail, Sto
     for (segment, next) in before.iter().zip(segments.iter().skip(1)) {
         // The header after it calls it durable, the keys do not yet: worth a look at every frame.
         if next.header.first_frame > durable_number.saturating_add(1) {
-            check_sealed(segment, &next.header)?;
+            segment.keep(check_sealed(segment, &next.header)?);
         }
     }
     let failed = io_error("reading a segment");
     let bytes = last.file.metadata().map_err(&failed)?.len();
     let Scan { table, end, newest, next_frame, next_event, previous_hash } = last.scan(bytes)?;
+    if end < bytes && last.pruned.is_some() {
+        return Err(last.damaged(end)); // it was whole when it took the other's place
+    }
     if end < bytes {
         let mut beyond = vec![0; usize::try_from(bytes - end).unwrap_or(usize::MAX)];
         std::os::unix::fs::FileExt::read_exact_at(&last.file, &mut beyond, end).map_err(&failed)?;
@@ -162,14 +178,15 @@ fn find_tail(segments: &[Arc<Segment>], durable_number: u64) -> Result<Tail, Sto
     })
 }
 
-/// Reads every frame of a sealed segment: it must end as `next` says.
-fn check_sealed(segment: &Segment, next: &SegmentHeader) -> Result<(), StoreError> {
-    let Scan { end, next_frame, next_event, previous_hash, .. } = segment.scan(next.previous_bytes)?;
-    let ends_as_told = end == next.previous_bytes
+/// Reads every frame of a sealed segment, which must end as `next` says; gives its table.
+pub(super) fn check_sealed(segment: &Segment, next: &SegmentHeader) -> Result<Table, StoreError> {
+    let bytes = segment.pruned.map_or(next.previous_bytes, |lengths| lengths.now);
+    let Scan { table, end, next_frame, next_event, previous_hash, .. } = segment.scan(bytes)?;
+    let ends_as_told = end == bytes
         && next_frame == next.first_frame
         && next_event == next.first_event
         && previous_hash == next.previous_hash;
-    if ends_as_told { Ok(()) } else { Err(segment.damaged(end)) }
+    if ends_as_told { Ok(table) } else { Err(segment.damaged(end)) }
 }
 
 /// What `tail` says to the caller, if it reaches what the keys call durable.

@@ -2,6 +2,11 @@
 //!
 //! Everything but the events goes through the generated type. The events are appended and found by hand, so
 //! that their bytes are copied once and their places are known.
+//!
+//! A frame that was pruned (version 2) holds some of its events shortened. What it and they hashed to as they
+//! were written goes with it ([`Original`]): the chain of frames and the tree over events stay as they were.
+
+use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes};
 use cloakroom_core::ids::{CommitPosition, EventNumber, FramePosition, StartId, Subtree};
@@ -15,8 +20,10 @@ use super::framing;
 use crate::log::Frame;
 use crate::{FrameHash, StoreError};
 
-/// What this version writes.
+/// What is appended.
 const FRAME_VERSION: u32 = 1;
+/// A frame that was pruned.
+const PRUNED_VERSION: u32 = 2;
 /// The field that holds an event, and the last one.
 const EVENTS_TAG: u32 = 8;
 
@@ -40,12 +47,44 @@ pub(super) struct Decoded {
     pub(super) frame: Frame,
     /// Where in the body the events begin.
     pub(super) events_at: Vec<usize>,
+    /// Of a frame that was pruned.
+    pub(super) original: Option<Original>,
+}
+
+/// What a pruned frame was when it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Original {
+    pub(super) hash: FrameHash,
+    /// The leaf hashes of the events that stand there shortened, by their places in the frame.
+    pub(super) leaves: BTreeMap<u32, [u8; 32]>,
+}
+
+impl Decoded {
+    /// The hash of the frame as it was written.
+    pub(super) fn hash(&self, body: &[u8], hash: fn(&[u8]) -> FrameHash) -> FrameHash {
+        self.original.as_ref().map_or_else(|| hash(body), |original| original.hash)
+    }
+
+    /// The leaf hash of the event at `place` as it was written.
+    pub(super) fn leaf(&self, place: usize, event: &[u8], leaf: fn(&[u8]) -> [u8; 32]) -> [u8; 32] {
+        let kept = self.original.as_ref().and_then(|it| it.leaves.get(&u32::try_from(place).ok()?));
+        kept.copied().unwrap_or_else(|| leaf(event))
+    }
 }
 
 /// `None` where a frame is too long for its length to be told (4 GiB).
 pub(super) fn encode(frame: &Frame) -> Option<Encoded> {
+    encode_as(frame, None)
+}
+
+/// The same of a frame that stands for another.
+pub(super) fn encode_as(frame: &Frame, original: Option<&Original>) -> Option<Encoded> {
+    let pruned = |(index, leaf): (&u32, &[u8; 32])| wire::PrunedEvent {
+        index: *index,
+        leaf_hash: Bytes::copy_from_slice(leaf),
+    };
     let before_events = wire::Frame {
-        version: FRAME_VERSION,
+        version: if original.is_some() { PRUNED_VERSION } else { FRAME_VERSION },
         at: Some(wire::FramePosition {
             start_id: Bytes::copy_from_slice(&frame.at.start.0),
             number: frame.at.number,
@@ -63,6 +102,8 @@ pub(super) fn encode(frame: &Frame) -> Option<Encoded> {
             .collect(),
         first_event: frame.first_event.0,
         events: Vec::new(),
+        original_hash: original.map(|original| Bytes::copy_from_slice(&original.hash)).unwrap_or_default(),
+        pruned: original.into_iter().flat_map(|original| &original.leaves).map(pruned).collect(),
     };
     // Key and length of an event take six bytes at most.
     let events_bytes = frame.events.iter().map(|event| event.len() + 6).sum::<usize>();
@@ -88,17 +129,33 @@ pub(super) fn encode(frame: &Frame) -> Option<Encoded> {
 pub(super) fn decode(body: &Bytes) -> Result<Option<Decoded>, StoreError> {
     let Some(events_from) = events_from(body) else { return Ok(None) };
     let Ok(wire) = wire::Frame::decode(body.slice(..events_from)) else { return Ok(None) };
-    if wire.version > FRAME_VERSION {
+    if wire.version > PRUNED_VERSION {
         return Err(StoreError::Newer {
             what: "a frame of the log",
             found: wire.version,
-            known: FRAME_VERSION,
+            known: PRUNED_VERSION,
         });
     }
     Ok(events(body, events_from).and_then(|(events, events_at)| {
+        let original = original(&wire, events.len())?;
         let frame = from_wire(wire, events)?;
-        Some(Decoded { frame, events_at })
+        Some(Decoded { frame, events_at, original })
     }))
+}
+
+/// What a pruned frame keeps of what it was, none for another; `None` where it says too little or too much.
+fn original(wire: &wire::Frame, events: usize) -> Option<Option<Original>> {
+    if wire.version != PRUNED_VERSION {
+        return (wire.original_hash.is_empty() && wire.pruned.is_empty()).then_some(None);
+    }
+    let mut leaves = BTreeMap::new();
+    for pruned in &wire.pruned {
+        let leaf = <[u8; 32]>::try_from(&pruned.leaf_hash[..]).ok()?;
+        if pruned.index as usize >= events || leaves.insert(pruned.index, leaf).is_some() {
+            return None;
+        }
+    }
+    Some(Some(Original { hash: FrameHash::try_from(&wire.original_hash[..]).ok()?, leaves }))
 }
 
 /// Where the first event's key stands, or the end.
@@ -203,6 +260,29 @@ mod tests {
         }
 
         #[test]
+        fn a_pruned_frame_comes_back_with_what_it_was(
+            frame in any_frame(),
+            hash in any::<[u8; 32]>(),
+            leaves in proptest::collection::btree_map(0_u32..6, any::<[u8; 32]>(), 0..6),
+        ) {
+            let original = Original { hash, leaves };
+            let encoded = encode_as(&frame, Some(&original)).unwrap();
+            let body = Bytes::copy_from_slice(encoded.body());
+            let decoded = decode(&body).unwrap();
+            let fits = original.leaves.keys().all(|place| (*place as usize) < frame.events.len());
+            prop_assert_eq!(decoded.is_some(), fits);
+            if let Some(decoded) = decoded {
+                prop_assert_eq!(&decoded.frame, &frame);
+                prop_assert_eq!(decoded.hash(&body, |_| [0; 32]), hash);
+                for (place, event) in frame.events.iter().enumerate() {
+                    let kept = original.leaves.get(&(place as u32)).copied().unwrap_or([9; 32]);
+                    prop_assert_eq!(decoded.leaf(place, event, |_| [9; 32]), kept);
+                }
+                prop_assert_eq!(decoded.original, Some(original));
+            }
+        }
+
+        #[test]
         fn noise_is_no_frame_and_no_panic(noise in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = decode(&Bytes::from(noise));
         }
@@ -218,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_newer_frame_is_told_from_a_bad_one() {
-        let newer = wire::Frame { version: 2, ..Default::default() }.encode_to_vec();
-        assert!(matches!(decode(&newer.into()), Err(StoreError::Newer { found: 2, known: 1, .. })));
+        let newer = wire::Frame { version: 3, ..Default::default() }.encode_to_vec();
+        assert!(matches!(decode(&newer.into()), Err(StoreError::Newer { found: 3, known: 2, .. })));
     }
 }

@@ -1,5 +1,7 @@
 //! The log in segment files: one write a frame, one `fdatasync` a group, one positioned read an event.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,14 +41,16 @@ impl Default for LogOptions {
 pub struct EmbeddedLog {
     pub(super) folder: PathBuf,
     pub(super) hashes: Hashes,
-    options: LogOptions,
+    pub(super) options: LogOptions,
     /// What readers see: in order, the newest last.
     pub(super) segments: ArcSwap<Vec<Arc<Segment>>>,
     pub(super) writer: Mutex<Writer>,
     /// How far the newest synced segment is known to be durable: its first event, and bytes. Held through a
     /// sync: of two at once on one file the system tells its error to one alone. Taken after `writer`.
     synced: Mutex<(u64, u64)>,
-    broken: AtomicBool,
+    pub(super) broken: AtomicBool,
+    /// Held through a pruning: one at a time.
+    pub(super) pruning: Mutex<()>,
 }
 
 /// How far the finding of the end has come.
@@ -90,6 +94,7 @@ impl EmbeddedLog {
             writer: Mutex::new(Writer::Unknown),
             synced: Mutex::new((0, 0)),
             broken: AtomicBool::new(false),
+            pruning: Mutex::new(()),
         })
     }
 
@@ -148,9 +153,11 @@ impl EmbeddedLog {
         let frame_bytes = encoded.bytes.len() as u64;
         let segment = match &tail.segment {
             // A file is named by its first event, so one without events has no successor.
+            // What was pruned takes no more frames: its length is stated within.
             Some(segment)
-                if tail.next_event == segment.header.first_event
-                    || tail.bytes + frame_bytes <= self.options.segment_bytes =>
+                if segment.pruned.is_none()
+                    && (tail.next_event == segment.header.first_event
+                        || tail.bytes + frame_bytes <= self.options.segment_bytes) =>
             {
                 Arc::clone(segment)
             }
@@ -179,13 +186,8 @@ impl EmbeddedLog {
             sync_data(full).inspect_err(|_| self.broken.store(true, Ordering::SeqCst))?;
             *synced = (full.header.first_event, tail.bytes);
             full.seal(tail.bytes);
-            header = SegmentHeader {
-                first_event: tail.next_event,
-                first_frame: tail.next_frame,
-                previous_first_event: full.header.first_event,
-                previous_bytes: tail.bytes,
-                previous_hash: tail.previous_hash,
-            };
+            let next = (tail.next_frame, tail.next_event);
+            header = SegmentHeader::behind(full, tail.bytes, next, tail.previous_hash);
         }
         let segment = Arc::new(Segment::create(&self.folder, header, self.hashes)?);
         let mut segments = Vec::clone(&self.segments.load());
@@ -212,7 +214,7 @@ impl EmbeddedLog {
     }
 
     /// Refuses after a write or a sync has failed: nothing is known about the disk any more.
-    fn sound(&self) -> Result<(), StoreError> {
+    pub(super) fn sound(&self) -> Result<(), StoreError> {
         match self.broken.load(Ordering::SeqCst) {
             false => Ok(()),
             true => Err(StoreError::Io {
@@ -276,6 +278,18 @@ impl Log for EmbeddedLog {
 
     fn leaves(&self, from: EventNumber, limit: usize) -> Answer<'_, Result<Vec<[u8; 32]>, StoreError>> {
         Answer::now(self.leaves_now(from, limit))
+    }
+
+    fn sealed(&self) -> Answer<'_, Result<Vec<Range<u64>>, StoreError>> {
+        Answer::now(Ok(self.sealed_now()))
+    }
+
+    fn prune(
+        &self,
+        first: EventNumber,
+        shorter: BTreeMap<u64, Bytes>,
+    ) -> Answer<'_, Result<u64, StoreError>> {
+        Answer::now(self.prune_now(first, &shorter))
     }
 }
 

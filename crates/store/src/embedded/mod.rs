@@ -4,7 +4,7 @@
 //! - `framing`: length, checksum, bytes: what both logs put into files
 //! - `frame`: a frame as bytes
 //! - `segment`, `table`: one file of the log and where its events lie
-//! - [`log`], `end`: the log; finding its end
+//! - [`log`], `end`, `prune`: the log; finding its end; shortening what is dead
 //! - [`records`]: records on sled
 //! - [`access`]: the access log
 //! - [`reading`]: the files of both, read from beside their owner
@@ -19,6 +19,7 @@ pub mod folder;
 mod frame;
 mod framing;
 pub mod log;
+mod prune;
 pub mod reading;
 pub mod records;
 mod segment;

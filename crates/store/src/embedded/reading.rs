@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use cloakroom_core::ids::EventNumber;
 
 use super::folder::{io_error, numbered_files};
-use super::segment::{HEADER_BYTES, LOG_EXTENSION, SegmentHeader};
+use super::segment::{HEADER_BYTES, LOG_EXTENSION, Lengths, SegmentHeader};
 use super::{access, frame, framing};
 use crate::log::{Frame, FrameHash};
 use crate::{StoreError, embedded};
@@ -57,6 +57,8 @@ pub struct FrameReader<R> {
     blocks: Blocks<R>,
     hash: fn(&[u8]) -> FrameHash,
     header: SegmentHeader,
+    /// Of a file that was pruned.
+    pruned: Option<Lengths>,
     next_frame: u64,
     next_event: u64,
     previous_hash: FrameHash,
@@ -73,8 +75,16 @@ impl<R: Read> FrameReader<R> {
             return Ok(None);
         }
         let Some(header) = SegmentHeader::parse(&bytes)? else { return Ok(None) };
+        let mut blocks = Blocks { file, end: HEADER_BYTES };
+        let mut pruned = None;
+        if header.is_pruned() {
+            let Some(body) = blocks.peek()? else { return Ok(None) };
+            pruned = Lengths::parse(&body);
+            blocks.take(&body);
+        }
         Ok(Some(Self {
-            blocks: Blocks { file, end: HEADER_BYTES },
+            blocks,
+            pruned,
             hash,
             next_frame: header.first_frame,
             next_event: header.first_event,
@@ -90,6 +100,7 @@ impl<R: Read> FrameReader<R> {
     pub fn next_frame(&mut self) -> Result<Option<(Frame, FrameHash)>, StoreError> {
         let Some(body) = self.blocks.peek()? else { return Ok(None) };
         let Some(decoded) = frame::decode(&body)? else { return Ok(None) };
+        let hash = decoded.hash(&body, self.hash);
         let frame = decoded.frame;
         let follows = frame.at.number == self.next_frame
             && frame.previous_hash == self.previous_hash
@@ -100,7 +111,7 @@ impl<R: Read> FrameReader<R> {
         self.blocks.take(&body);
         self.next_frame = self.next_frame.saturating_add(1);
         self.next_event = self.next_event.saturating_add(frame.events.len() as u64);
-        self.previous_hash = (self.hash)(&body);
+        self.previous_hash = hash;
         Ok(Some((frame, self.previous_hash)))
     }
 
@@ -110,6 +121,18 @@ impl<R: Read> FrameReader<R> {
             first_event: self.header.previous_first_event,
             bytes: self.header.previous_bytes,
             hash: self.header.previous_hash,
+        }
+    }
+
+    /// What the file after this one says of it, once all its frames were given. A file that was pruned is told
+    /// by the length that it had before.
+    pub fn as_before(&self) -> Before {
+        let bytes = self.bytes();
+        let whole = self.pruned.filter(|lengths| lengths.now == bytes);
+        Before {
+            first_event: self.header.first_event,
+            bytes: whole.map_or(bytes, |lengths| lengths.before),
+            hash: self.previous_hash,
         }
     }
 
@@ -253,7 +276,7 @@ mod tests {
     /// A log of three frames in two files; its folder, and the hash of each frame.
     fn three_frames() -> (tempfile::TempDir, Vec<FrameHash>) {
         let place = tempfile::tempdir().unwrap();
-        let options = LogOptions { segment_bytes: 480, reserve_bytes: 0 };
+        let options = LogOptions { segment_bytes: 400, reserve_bytes: 0 };
         let log = EmbeddedLog::open(place.path(), Hashes { frame: sum, leaf: sum }, options).unwrap();
         let mut hashes: Vec<FrameHash> = vec![[0; 32]];
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

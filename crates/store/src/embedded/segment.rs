@@ -7,6 +7,9 @@
 //! ```
 //! The header of a segment is evidence about the one before: that was synced, at that length, and ended with
 //! that frame, before this one was made. So headers alone show whether a file between is missing or short.
+//!
+//! A segment that was pruned (`prune`) has format 2 and one more block before its frames: the length it had
+//! before (u64), which is what the segment after it states, and the length it has (u64).
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -17,7 +20,7 @@ use bytes::{Buf, BufMut, Bytes};
 use cloakroom_core::ids::{CommitPosition, FramePosition};
 
 use super::folder::{file_name, io_error, sync_folder};
-use super::frame::{self, Decoded};
+use super::frame;
 use super::framing;
 use super::table::Table;
 use crate::StoreError;
@@ -29,11 +32,17 @@ pub(super) const LOG_EXTENSION: &str = "log";
 pub(super) const HEADER_BYTES: u64 = 80;
 
 const MAGIC: [u8; 8] = *b"CLOAKLOG";
+/// A segment as it was written.
 const FORMAT: u32 = 1;
+/// One that was pruned.
+const PRUNED_FORMAT: u32 = 2;
+/// What a pruned segment's first block holds.
+const LENGTHS_BYTES: usize = 16;
 
 /// What a segment says of itself and of the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
+    format: u32,
     pub(super) first_event: u64,
     pub(super) first_frame: u64,
     /// 0 in the first segment.
@@ -47,6 +56,7 @@ impl SegmentHeader {
     /// Of a log's first segment.
     pub(super) fn first() -> SegmentHeader {
         SegmentHeader {
+            format: FORMAT,
             first_event: 1,
             first_frame: 1,
             previous_first_event: 0,
@@ -55,10 +65,54 @@ impl SegmentHeader {
         }
     }
 
+    /// Of the segment that comes behind `full`, which ends at `bytes` with a frame that hashes to
+    /// `previous_hash`.
+    pub(super) fn behind(
+        full: &Segment,
+        bytes: u64,
+        (first_frame, first_event): (u64, u64),
+        previous_hash: FrameHash,
+    ) -> SegmentHeader {
+        SegmentHeader {
+            format: FORMAT,
+            first_event,
+            first_frame,
+            previous_first_event: full.header.first_event,
+            previous_bytes: full.pruned.filter(|it| it.now == bytes).map_or(bytes, |it| it.before),
+            previous_hash,
+        }
+    }
+
+    /// Whether it is that of a log's first segment.
+    pub(super) fn is_first(&self) -> bool {
+        SegmentHeader { format: FORMAT, ..self.clone() } == SegmentHeader::first()
+    }
+
+    /// Of the segment that stands pruned for this one.
+    pub(super) fn pruned(&self) -> SegmentHeader {
+        SegmentHeader { format: PRUNED_FORMAT, ..self.clone() }
+    }
+
+    /// Whether the segment was pruned: its first block holds [`Lengths`].
+    pub(super) fn is_pruned(&self) -> bool {
+        self.format == PRUNED_FORMAT
+    }
+
+    /// The beginning of the segment that stands pruned for this one: its header, and the lengths.
+    pub(super) fn encode_pruned(&self, lengths: Lengths) -> Option<Vec<u8>> {
+        let mut bytes = self.pruned().encode();
+        let mut body = Vec::with_capacity(LENGTHS_BYTES);
+        body.put_u64_le(lengths.before);
+        body.put_u64_le(lengths.now);
+        bytes.put_slice(&framing::head(&body)?);
+        bytes.put_slice(&body);
+        Some(bytes)
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES as usize);
         bytes.put_slice(&MAGIC);
-        bytes.put_u32_le(FORMAT);
+        bytes.put_u32_le(self.format);
         bytes.put_u64_le(self.first_event);
         bytes.put_u64_le(self.first_frame);
         bytes.put_u64_le(self.previous_first_event);
@@ -88,10 +142,15 @@ impl SegmentHeader {
         let mut magic = [0; 8];
         rest.copy_to_slice(&mut magic);
         let format = rest.get_u32_le();
-        if magic == MAGIC && format > FORMAT {
-            return Err(StoreError::Newer { what: "a segment of the log", found: format, known: FORMAT });
+        if magic == MAGIC && format > PRUNED_FORMAT {
+            return Err(StoreError::Newer {
+                what: "a segment of the log",
+                found: format,
+                known: PRUNED_FORMAT,
+            });
         }
         let mut header = SegmentHeader {
+            format,
             first_event: rest.get_u64_le(),
             first_frame: rest.get_u64_le(),
             previous_first_event: rest.get_u64_le(),
@@ -99,7 +158,33 @@ impl SegmentHeader {
             previous_hash: [0; 32],
         };
         rest.copy_to_slice(&mut header.previous_hash);
-        Ok((header.encode() == bytes[..]).then_some(header))
+        let known = matches!(format, FORMAT | PRUNED_FORMAT);
+        Ok((known && header.encode() == bytes[..]).then_some(header))
+    }
+}
+
+/// How long a pruned segment was, and is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lengths {
+    /// As the segment after it states.
+    pub(super) before: u64,
+    pub(super) now: u64,
+}
+
+impl Lengths {
+    /// Those of a pruned segment; none where its first block is not sound.
+    pub(super) fn read(file: &File) -> Result<Option<Lengths>, StoreError> {
+        let end = HEADER_BYTES + (framing::HEAD_BYTES + LENGTHS_BYTES) as u64;
+        if file.metadata().map_err(io_error("reading a segment's header"))?.len() < end {
+            return Ok(None);
+        }
+        Ok(framing::read(file, HEADER_BYTES, end)?.and_then(|body| Lengths::parse(&body)))
+    }
+
+    /// The same of the first block.
+    pub(super) fn parse(body: &[u8]) -> Option<Lengths> {
+        let mut body = <&[u8; LENGTHS_BYTES]>::try_from(body).ok()?.as_slice();
+        Some(Lengths { before: body.get_u64_le(), now: body.get_u64_le() })
     }
 }
 
@@ -116,6 +201,8 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) file: File,
     hashes: Hashes,
+    /// Of one that was pruned.
+    pub(super) pruned: Option<Lengths>,
     /// None for the newest, whose table is there from the start.
     sealed: Option<Sealed>,
     table: OnceLock<RwLock<Table>>,
@@ -163,6 +250,7 @@ impl Segment {
             path,
             file,
             hashes,
+            pruned: None,
             sealed: None,
             table: OnceLock::from(RwLock::new(Table::empty())),
         })
@@ -174,9 +262,29 @@ impl Segment {
         path: PathBuf,
         file: File,
         hashes: Hashes,
+        pruned: Option<Lengths>,
         sealed: Option<Sealed>,
     ) -> Segment {
-        Segment { header, path, file, hashes, sealed, table: OnceLock::new() }
+        Segment { header, path, file, hashes, pruned, sealed, table: OnceLock::new() }
+    }
+
+    /// Where its first frame begins.
+    pub(super) fn frames_at(&self) -> u64 {
+        match self.pruned {
+            Some(_) => HEADER_BYTES + (framing::HEAD_BYTES + LENGTHS_BYTES) as u64,
+            None => HEADER_BYTES,
+        }
+    }
+
+    /// Writes into a pruned segment that it has these bytes, where it says another number: it was restored to an
+    /// earlier end. Not synced.
+    pub(super) fn state_length(&self, bytes: u64) -> Result<(), StoreError> {
+        if self.pruned.is_none_or(|lengths| lengths.now == bytes) {
+            return Ok(());
+        }
+        let stated = self.header.encode_pruned(Lengths { before: bytes, now: bytes });
+        let stated = stated.ok_or_else(|| self.damaged(0))?;
+        self.file.write_all_at(&stated, 0).map_err(io_error("writing a segment's header"))
     }
 
     /// Takes the table that a scan has made, unless there is one.
@@ -193,27 +301,30 @@ impl Segment {
     pub(super) fn scan(&self, bytes: u64) -> Result<Scan, StoreError> {
         let mut found = Scan {
             table: Table::empty(),
-            end: HEADER_BYTES,
+            end: self.frames_at(),
             newest: None,
             next_frame: self.header.first_frame,
             next_event: self.header.first_event,
             previous_hash: self.header.previous_hash,
         };
         while let Some(body) = framing::read(&self.file, found.end, bytes)? {
-            let Some(Decoded { frame, events_at }) = frame::decode(&body)? else { break };
+            let Some(decoded) = frame::decode(&body)? else { break };
+            let frame = &decoded.frame;
             let comes_next = frame.at.number == found.next_frame
                 && frame.previous_hash == found.previous_hash
                 && frame.first_event.0 == found.next_event;
             let body_at = found.end + framing::HEAD_BYTES as u64;
             let events =
-                events_at.iter().zip(&frame.events).map(|(at, event)| (body_at + *at as u64, &event[..]));
-            if !comes_next || found.table.add(found.end, events, self.hashes.leaf).is_none() {
+                decoded.events_at.iter().zip(&frame.events).enumerate().map(|(place, (at, event))| {
+                    (body_at + *at as u64, &event[..], decoded.leaf(place, event, self.hashes.leaf))
+                });
+            if !comes_next || found.table.add(found.end, events).is_none() {
                 break;
             }
             found.end = body_at + body.len() as u64;
             found.next_frame += 1;
             found.next_event += frame.events.len() as u64;
-            found.previous_hash = (self.hashes.frame)(&body);
+            found.previous_hash = decoded.hash(&body, self.hashes.frame);
             found.newest = Some(Newest { at: frame.at, hash: found.previous_hash, rests_on: frame.rests_on });
         }
         Ok(found)
@@ -256,12 +367,11 @@ impl Segment {
 
     /// Notes a frame that was written at `offset`, its events at offsets within it. `None` beyond 4 GiB.
     pub(super) fn note(&self, offset: u64, events_at: &[usize], frame: &Frame) -> Option<()> {
-        let events = events_at.iter().zip(&frame.events).map(|(at, event)| (offset + *at as u64, &event[..]));
-        self.table.get()?.write().unwrap_or_else(PoisonError::into_inner).add(
-            offset,
-            events,
-            self.hashes.leaf,
-        )
+        let events = events_at
+            .iter()
+            .zip(&frame.events)
+            .map(|(at, event)| (offset + *at as u64, &event[..], (self.hashes.leaf)(event)));
+        self.table.get()?.write().unwrap_or_else(PoisonError::into_inner).add(offset, events)
     }
 
     /// Writes the table beside a segment that gets no more frames.
@@ -284,7 +394,8 @@ impl Segment {
         let end = self.file.metadata().map_err(io_error("reading a segment's length"))?.len();
         let body = framing::read(&self.file, offset, end)?.ok_or_else(|| self.damaged(offset))?;
         let decoded = frame::decode(&body)?.ok_or_else(|| self.damaged(offset))?;
-        Ok((decoded.frame, (self.hashes.frame)(&body)))
+        let hash = decoded.hash(&body, self.hashes.frame);
+        Ok((decoded.frame, hash))
     }
 
     fn with_table<T>(&self, read: impl FnOnce(&Table) -> Result<T, StoreError>) -> Result<T, StoreError> {

@@ -85,26 +85,25 @@ impl Table {
         self.frames.last().map(|frame| u64::from(frame.offset))
     }
 
-    /// Adds a frame that begins at `offset` and holds events at offsets within the file. `None`, and nothing
-    /// added, beyond 4 GiB.
+    /// Adds a frame that begins at `offset` and holds events at offsets within the file, with their leaf hashes.
+    /// `None`, and nothing added, beyond 4 GiB.
     pub(super) fn add<'a>(
         &mut self,
         offset: u64,
-        events: impl Iterator<Item = (u64, &'a [u8])>,
-        leaf: fn(&[u8]) -> [u8; LEAF_BYTES],
+        events: impl Iterator<Item = (u64, &'a [u8], [u8; LEAF_BYTES])>,
     ) -> Option<()> {
         let start = FrameStart {
             event: u32::try_from(self.positions.len()).ok()?,
             offset: u32::try_from(offset).ok()?,
         };
         let (positions, hashes): (Vec<_>, Vec<_>) = events
-            .map(|(offset, event)| {
+            .map(|(offset, event, leaf)| {
                 let position = Position {
                     offset: u32::try_from(offset).ok()?,
                     length: u32::try_from(event.len()).ok()?,
                     checksum: crc32c::crc32c(event),
                 };
-                Some((position, leaf(event)))
+                Some((position, leaf))
             })
             .collect::<Option<Vec<_>>>()?
             .into_iter()
@@ -170,7 +169,11 @@ impl Table {
         }
         leaves.iter().for_each(|leaf| bytes.put_slice(leaf));
         bytes.put_u32_le(crc32c::crc32c(&bytes));
-        write_file(path, &bytes).map_err(io_error("writing a segment's table"))?;
+        // Renamed: whoever has the former table of a pruned segment open reads either whole.
+        let draft = path.with_extension("index-new");
+        write_file(&draft, &bytes)
+            .and_then(|_| fs::rename(&draft, path))
+            .map_err(io_error("writing a segment's table"))?;
         self.positions.shrink_to_fit();
         self.frames.shrink_to_fit();
         self.leaves = Leaves::File(path.to_owned());
@@ -233,9 +236,10 @@ mod tests {
 
     fn three_events() -> Table {
         let mut table = Table::empty();
-        table.add(80, [(100, &b"a"[..]), (110, b"bb")].into_iter(), leaf).unwrap();
-        table.add(200, std::iter::empty(), leaf).unwrap();
-        table.add(300, [(310, &b"c"[..])].into_iter(), leaf).unwrap();
+        let hashed = |(at, event): (u64, &'static [u8])| (at, event, leaf(event));
+        table.add(80, [(100, &b"a"[..]), (110, b"bb")].map(hashed).into_iter()).unwrap();
+        table.add(200, std::iter::empty()).unwrap();
+        table.add(300, [(310, &b"c"[..])].map(hashed).into_iter()).unwrap();
         table
     }
 
