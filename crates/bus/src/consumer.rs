@@ -202,7 +202,7 @@ fn subscribe(consumer: &StreamConsumer<Tracing>, topics: &[String]) -> Result<()
     consumer.subscribe(&names).map_err(|error| BusError::of(&error))
 }
 
-fn incoming(message: &BorrowedMessage<'_>, connection: u64) -> Incoming {
+pub(crate) fn incoming(message: &BorrowedMessage<'_>, connection: u64) -> Incoming {
     let headers = message.headers().map(|headers| {
         headers
             .iter()

@@ -24,6 +24,7 @@ pub mod embedded;
 mod error;
 mod native;
 pub mod publisher;
+pub mod reading;
 pub mod record;
 pub mod topics;
 
@@ -32,5 +33,6 @@ pub use consumer::{Lag, Subscription};
 pub use embedded::EmbeddedBroker;
 pub use error::BusError;
 pub use publisher::{Publisher, Signer};
+pub use reading::read_topic;
 pub use record::{Incoming, Keyring, Outgoing, Position, Refused, Signed, Verified, verify};
 pub use topics::Kind;

@@ -55,6 +55,14 @@ calls! {
     get_status(GetStatusRequest) -> GetStatusResponse;
     /// Replays the whole log and compares. Takes as long as the log is long: raise the deadline.
     verify_log(VerifyLogRequest) -> VerifyLogResponse;
+    /// What the log says of itself now, signed.
+    get_log_checkpoint(GetLogCheckpointRequest) -> GetLogCheckpointResponse;
+    /// Hashes of the log's Merkle tree.
+    get_log_tile(GetLogTileRequest) -> GetLogTileResponse;
+    /// Drops the ciphertext of dead values. Takes as long as the log is long: raise the deadline.
+    prune_log(PruneLogRequest) -> PruneLogResponse;
+    /// How data, keys and root holder stand to each other; answers while the gate is closed too.
+    get_gate(GetGateRequest) -> GetGateResponse;
 }
 
 impl AdminClient {
@@ -122,6 +130,27 @@ impl AdminClient {
         request: ReplayErasuresRequest,
     ) -> Result<Streaming<ReplayErasuresResponse>, ClientError> {
         let opened = self.admin.clone().replay_erasures(request).await;
+        Ok(opened.map_err(|status| ClientError::of_status(&self.address, status))?.into_inner())
+    }
+
+    /// Accepts an older log, destroys again what a ledger names, or both. Asked once: has no deadline.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`], [`ClientError::Refused`], [`ClientError::Status`].
+    pub async fn restore(&self, requests: Vec<RestoreRequest>) -> Result<RestoreResponse, ClientError> {
+        let done = self.admin.clone().restore(tokio_stream::iter(requests)).await;
+        Ok(done.map_err(|status| ClientError::of_status(&self.address, status))?.into_inner())
+    }
+
+    /// The erasure ledger as signed lines. Has no deadline.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`], [`ClientError::Refused`], [`ClientError::Status`].
+    pub async fn export_ledger(
+        &self,
+        request: ExportLedgerRequest,
+    ) -> Result<Streaming<ExportLedgerResponse>, ClientError> {
+        let opened = self.admin.clone().export_ledger(request).await;
         Ok(opened.map_err(|status| ClientError::of_status(&self.address, status))?.into_inner())
     }
 

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use cloakroom_bus::{BusConfig, EmbeddedBroker, Signer};
 use cloakroom_core::clock::{Clock, UnixMs};
 use cloakroom_core::ids::FramePosition;
+use cloakroom_core::merkle::Tile;
 use cloakroom_core::refusal::{CallRefusal, Refusal};
 use cloakroom_crypto::{Plaintext, jws};
 use cloakroom_keytree::RootHolder;
@@ -15,9 +17,12 @@ use tokio::sync::watch;
 
 use crate::downstreams::{self, DownstreamInfo, Registered, Registration, Replay};
 use crate::house::House;
+use crate::lease::Kept;
+use crate::ledger::{Export, Replayed};
 use crate::{
     AppliedRegister, Description, DetokenizeRequest, EngineError, ErasureFilter, ErasureRequest, ErasureView,
-    Fact, LogVerdict, Opened, Preview, Standing, Status, TokenizeRequest, Tokenized, Who, open, restore,
+    Fact, LogVerdict, Opened, Preview, Pruned, Standing, Status, TokenizeRequest, Tokenized, Who, open,
+    restore,
 };
 
 /// How a vault runs.
@@ -99,6 +104,7 @@ pub struct Engine {
 struct Owned {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     thread: JoinHandle<()>,
+    kept: Kept,
     _broker: Option<EmbeddedBroker>,
     _folders: Vec<Folder>,
 }
@@ -153,12 +159,12 @@ impl Engine {
         signer: Signer,
         stop: watch::Sender<bool>,
         failure: watch::Receiver<Option<String>>,
-        thread: JoinHandle<()>,
+        (thread, kept): (JoinHandle<()>, Kept),
         tasks: Vec<tokio::task::JoinHandle<()>>,
         broker: Option<EmbeddedBroker>,
         folders: Vec<Folder>,
     ) -> Self {
-        let owned = Owned { tasks, thread, _broker: broker, _folders: folders };
+        let owned = Owned { tasks, thread, kept, _broker: broker, _folders: folders };
         Self { house, signer, stop, failure, owned: Arc::new(Mutex::new(Some(owned))) }
     }
 
@@ -173,6 +179,7 @@ impl Engine {
         }
         self.house.stop_writing();
         drop(tokio::task::spawn_blocking(move || owned.thread.join()).await);
+        owned.kept.release().await;
     }
 
     /// Returns when something failed after which nothing is known about the disk: the process must end.
@@ -365,6 +372,35 @@ impl Engine {
         downstreams::replay(&self.house, self.signer.clone(), principal, downstream, since)
     }
 
+    /// The erasure ledger from event `since` on, for whoever keeps it outside: a signed line a fence.
+    ///
+    /// # Errors
+    /// [`CallRefusal::Forbidden`] to all but administrators.
+    pub fn export_ledger(&self, principal: &str, since: u64) -> Result<Export, CallRefusal> {
+        Export::begin(&self.house, principal, since)
+    }
+
+    /// Destroys again what a ledger's lines name and this vault, restored, has alive; with `dry_run` only counts.
+    ///
+    /// # Errors
+    /// [`CallRefusal::Invalid`] for a line that this vault did not sign, with nothing done.
+    pub async fn replay_ledger(
+        &self,
+        principal: &str,
+        lines: &[String],
+        dry_run: bool,
+    ) -> Result<Replayed, CallRefusal> {
+        self.house.replay_ledger(principal, lines, dry_run).await
+    }
+
+    /// The same from the purges that Kafka still holds.
+    ///
+    /// # Errors
+    /// [`CallRefusal::Unavailable`] without Kafka.
+    pub async fn replay_kafka(&self, principal: &str, dry_run: bool) -> Result<Replayed, CallRefusal> {
+        self.house.replay_kafka(principal, dry_run).await
+    }
+
     /// Applies a controller's register, or shows with `dry_run` what would change.
     ///
     /// # Errors
@@ -406,6 +442,47 @@ impl Engine {
     /// The same for metrics, which ask as nobody.
     pub fn figures(&self) -> Status {
         self.house.figures()
+    }
+
+    /// What the log says of itself now: a signed note (C2SP tlog-checkpoint).
+    ///
+    /// # Errors
+    /// [`CallRefusal::Forbidden`] without a role.
+    pub async fn log_checkpoint(&self, principal: &str) -> Result<String, CallRefusal> {
+        self.house.log_checkpoint(principal).await
+    }
+
+    /// The keys that have signed checkpoints, newest last, as verifiers of signed notes are given them.
+    ///
+    /// # Errors
+    /// [`CallRefusal::Forbidden`] without a role.
+    pub fn log_keys(&self, principal: &str) -> Result<Vec<String>, CallRefusal> {
+        self.house.log_keys(principal)
+    }
+
+    /// A tile of the log's Merkle tree (C2SP tlog-tiles): its hashes, 32 bytes each.
+    ///
+    /// # Errors
+    /// [`CallRefusal::Forbidden`] without a role, [`CallRefusal::NotFound`] beyond the log's end.
+    pub async fn log_tile(&self, principal: &str, tile: Tile) -> Result<Bytes, CallRefusal> {
+        self.house.log_tile(principal, tile).await
+    }
+
+    /// The events whose hashes a tile of the lowest level holds, as an entry bundle (C2SP tlog-tiles).
+    ///
+    /// # Errors
+    /// [`CallRefusal::Forbidden`] to all but administrators; [`CallRefusal::NotFound`] beyond the log's end, and
+    /// where one of the events was pruned or is longer than a bundle can say.
+    pub async fn log_entries(&self, principal: &str, tile: Tile) -> Result<Bytes, CallRefusal> {
+        self.house.log_entries(principal, tile).await
+    }
+
+    /// Drops the ciphertext of dead values from the log. Every hash and proof, and every answer, stays.
+    ///
+    /// # Errors
+    /// [`CallRefusal::Forbidden`] to all but administrators.
+    pub async fn prune_log(&self, principal: &str) -> Result<Pruned, CallRefusal> {
+        self.house.prune_log(principal).await
     }
 
     /// Replays the whole log and compares.

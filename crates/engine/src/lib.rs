@@ -5,10 +5,11 @@
 //!
 //! - verbs: [`tokenize`], [`detokenize`], [`describe`], `rectify`, `release`, [`fact`], [`erase`],
 //!   [`registers`], [`downstreams`], [`view`] (erasures and certificates), [`status`] (and `log verify`)
+//! - [`Engine::log_checkpoint`] and on: `proof` (the log's Merkle tree, its tiles and proofs), `prune`
 //! - the way in: `proposal` (what a verb asks for), `writer` (the one task that commits), [`durable`]
 //! - the way back: `house` (reading), `projection`, `state`, [`codec`]
 //! - [`open`]: a start; [`backup`]: copies of the data;
-//!   [`restore`]: what a restored vault lacks; `announce`, `collect`: the bus
+//!   [`restore`]: what a restored vault lacks; [`ledger`]: what was erased since; `announce`, `collect`: the bus
 //!
 //! Invariants:
 //! - An answer that says something was written holds a [`durable::Durable`], which only the writer makes.
@@ -30,9 +31,14 @@ mod error;
 pub mod fact;
 mod house;
 mod idempotency;
+mod lease;
+pub mod ledger;
+mod mutants;
 pub mod open;
 mod projection;
+mod proof;
 mod proposal;
+mod prune;
 mod rectify;
 pub mod registers;
 mod release;
@@ -57,7 +63,9 @@ pub use engine::{BusOptions, Engine, Options};
 pub use erase::{ErasureRequest, Preview, Who};
 pub use error::EngineError;
 pub use fact::Fact;
+pub use ledger::Replayed;
 pub use open::Opened;
+pub use prune::Pruned;
 pub use registers::AppliedRegister;
 pub use restore::Standing;
 pub use status::{LogVerdict, Status};

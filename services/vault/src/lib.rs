@@ -10,7 +10,9 @@
 //! - `grpc`: the services' API, a file for each verb
 //! - `admin`: the officers' API over gRPC and HTTP/JSON; `admin/openapi.json` describes the latter
 //! - `wire`: what both hold every call to; `refusal`, `admin/problem`: a refusal as gRPC and as HTTP say it
+//! - [`keyholders`]: the way to each of a quorum's keyholders
 //! - [`kms`]: the KMS that seals the file holder's roots
+//! - `gate`: what opens it, and what an administrator may decide while it is closed
 //! - `house`: the engine, or why the gate is closed
 //! - `measure`: what is counted
 //!
@@ -21,8 +23,10 @@ mod admin;
 pub mod arguments;
 pub mod config;
 mod error;
+mod gate;
 mod grpc;
 mod house;
+pub mod keyholders;
 pub mod kms;
 mod measure;
 mod ports;

@@ -1,5 +1,7 @@
 //! The two ports behind TLS: which services each has.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::middleware::map_response;
 use cloakroom_proto::DESCRIPTORS;
@@ -16,6 +18,7 @@ use tonic_reflection::server::Builder;
 
 use crate::VaultError;
 use crate::admin::{self, AdminApi};
+use crate::gate::Gate;
 use crate::grpc::VaultApi;
 use crate::house::House;
 use crate::wire::{MESSAGE_BYTES_MAX, with_faults};
@@ -39,17 +42,17 @@ pub(crate) fn vault(
 
 /// What officers call, over gRPC and HTTP alike.
 pub(crate) fn admin(
-    house: House,
+    gate: Arc<Gate>,
     health: HealthServer<impl Health>,
     shutdown: Shutdown,
 ) -> Result<Router, VaultError> {
-    let api = AdminServiceServer::new(AdminApi::new(house.clone(), shutdown))
+    let api = AdminServiceServer::new(AdminApi::new(Arc::clone(&gate), shutdown))
         .accept_compressed(Gzip)
         .accept_compressed(Zstd)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let routes = described(Routes::new(api).add_service(health), ADMIN)?.into_axum_router();
-    let merged = routes.reset_fallback().merge(admin::router(house));
+    let merged = routes.reset_fallback().merge(admin::router(gate.house()));
     Ok(merged.fallback(admin::nowhere).layer(map_response(with_faults)))
 }
 

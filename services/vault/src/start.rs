@@ -2,11 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use cloakroom_core::clock::Clock;
-use cloakroom_engine::{Engine, Opened};
 use cloakroom_runtime::health::{self, Condition, Readiness};
 use cloakroom_runtime::identity::Identity;
 use cloakroom_runtime::serve::{Drained, Listener};
@@ -16,8 +14,8 @@ use tokio::task::JoinHandle;
 use tonic_health::server::health_reporter;
 
 use crate::config::Config;
-use crate::house::House;
-use crate::{VaultError, measure, ports};
+use crate::gate::Gate;
+use crate::{VaultError, ports};
 
 /// A vault under way.
 #[derive(Debug)]
@@ -63,29 +61,24 @@ pub async fn start(
     telemetry: &Telemetry,
     shutdown: Shutdown,
 ) -> Result<Running, VaultError> {
-    let options = config.engine_options(config.roots.open().await?)?;
     let identity = Identity::follow(config.tls.clone(), &shutdown)?;
     let bound = Bound::to(&config).await?;
     let addresses = bound.addresses();
 
     let readiness = Readiness::new();
-    let gate = readiness.condition("gate");
+    let condition = readiness.condition("gate");
     let stop = Stop(Shutdown::new());
     let watched = health::router(readiness.clone(), telemetry.registry());
     let health = tokio::spawn(bound.health.serve_plain(watched, stop.0.clone()));
 
-    let house = opened(Engine::open(options, clock).await?, &gate);
+    let gate = Gate::open(config, clock, condition.clone(), shutdown.clone()).await?;
     let (reporter, service) = health_reporter();
     tokio::spawn(ports::report(readiness, reporter, stop.0.clone()));
-    let vault = ports::vault(house.clone(), service.clone(), shutdown.clone())?;
-    let admin = ports::admin(house.clone(), service, shutdown.clone())?;
-    if let House::Open(engine) = &house {
-        let every = Duration::from_millis(config.health.gauges_ms);
-        tokio::spawn(measure::follow(engine.clone(), every, shutdown.clone()));
-    }
-    let serving = serve([(bound.vault, vault), (bound.admin, admin)], identity, gate, shutdown);
+    let vault = ports::vault(gate.house(), service.clone(), shutdown.clone())?;
+    let admin = ports::admin(Arc::clone(&gate), service, shutdown.clone())?;
+    let serving = serve([(bound.vault, vault), (bound.admin, admin)], identity, condition, shutdown);
     let task = tokio::spawn(async move {
-        let ended = until_the_end(house, serving).await;
+        let ended = until_the_end(gate, serving).await;
         drop(stop);
         let _ = health.await; // nothing waits for a watcher's connection
         ended
@@ -126,21 +119,6 @@ impl Bound {
     }
 }
 
-fn opened(opened: Opened, gate: &Condition) -> House {
-    match opened {
-        Opened::Ready(engine) => {
-            gate.met();
-            House::Open(engine)
-        }
-        Opened::Gated(reason) => {
-            let reason = reason.to_string();
-            tracing::error!(reason, "the gate stays closed: alive, not ready, nothing was changed");
-            gate.unmet(reason.clone());
-            House::Gated(reason)
-        }
-    }
-}
-
 /// Serves both ports until `shutdown`, then drains them; from then on the vault is not ready.
 async fn serve(ports: [(Listener, Router); 2], identity: Identity, gate: Condition, shutdown: Shutdown) {
     let [vault, admin] =
@@ -156,18 +134,17 @@ async fn serve(ports: [(Listener, Router); 2], identity: Identity, gate: Conditi
     }
 }
 
-async fn until_the_end(house: House, serving: impl Future<Output = ()>) -> Ended {
-    let House::Open(engine) = house else {
-        serving.await;
-        return Ended::Drained;
-    };
+async fn until_the_end(gate: Arc<Gate>, serving: impl Future<Output = ()>) -> Ended {
     let in_order = async {
         serving.await;
-        engine.close().await;
+        if let Some(engine) = gate.engine() {
+            engine.close().await;
+        }
     };
+    let failed = async { gate.served().await.failed().await };
     tokio::select! {
         biased;
-        reason = engine.failed() => Ended::Failed(reason),
+        reason = failed => Ended::Failed(reason),
         () = in_order => Ended::Drained,
     }
 }

@@ -1,39 +1,47 @@
 //! `cloakroom.admin.v1.AdminService`.
 
+use std::sync::Arc;
+
 use cloakroom_engine as engine;
 use cloakroom_proto::admin::v1::admin_service_server::AdminService;
 use cloakroom_proto::admin::v1::{
-    ApplyRegisterRequest, ApplyRegisterResponse, GetCertificateRequest, GetCertificateResponse,
-    GetErasureRequest, GetErasureResponse, GetRegisterRequest, GetRegisterResponse, GetSigningKeysRequest,
+    ApplyRegisterRequest, ApplyRegisterResponse, ExportLedgerRequest, ExportLedgerResponse,
+    GetCertificateRequest, GetCertificateResponse, GetErasureRequest, GetErasureResponse, GetGateRequest,
+    GetGateResponse, GetLogCheckpointRequest, GetLogCheckpointResponse, GetLogTileRequest,
+    GetLogTileResponse, GetRegisterRequest, GetRegisterResponse, GetSigningKeysRequest,
     GetSigningKeysResponse, GetStatusRequest, GetStatusResponse, ListDownstreamsRequest,
     ListDownstreamsResponse, ListErasuresRequest, ListErasuresResponse, PreviewErasureRequest,
-    PreviewErasureResponse, RedriveErasureRequest, RedriveErasureResponse, RegisterDownstreamRequest,
-    RegisterDownstreamResponse, ReplayErasuresRequest, ReplayErasuresResponse, RequestErasureRequest,
-    RequestErasureResponse, VerifyLogRequest, VerifyLogResponse, WatchErasureRequest, WatchErasureResponse,
+    PreviewErasureResponse, PruneLogRequest, PruneLogResponse, RedriveErasureRequest, RedriveErasureResponse,
+    RegisterDownstreamRequest, RegisterDownstreamResponse, ReplayErasuresRequest, ReplayErasuresResponse,
+    RequestErasureRequest, RequestErasureResponse, RestoreRequest, RestoreResponse, VerifyLogRequest,
+    VerifyLogResponse, WatchErasureRequest, WatchErasureResponse,
 };
 use cloakroom_runtime::identity::Principal;
 use cloakroom_runtime::shutdown::Shutdown;
 use futures_util::stream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{query, wire};
-use crate::house::House;
+use crate::gate::{Decision, Gate, GateView, advised};
 use crate::refusal::status;
 use crate::wire::{Answers, bounded, caller, within};
 
+/// Lines of one restore: a million erasures of a person with a hundred values take more memory than a vault has.
+const LEDGER_LINES_MAX: usize = 1_000_000;
+
 /// What officers call over gRPC.
 pub(crate) struct AdminApi {
-    house: House,
+    gate: Arc<Gate>,
     shutdown: Shutdown,
 }
 
 impl AdminApi {
-    pub(crate) fn new(house: House, shutdown: Shutdown) -> Self {
-        Self { house, shutdown }
+    pub(crate) fn new(gate: Arc<Gate>, shutdown: Shutdown) -> Self {
+        Self { gate, shutdown }
     }
 
-    fn engine(&self) -> Result<&engine::Engine, Status> {
-        self.house.engine().map_err(status)
+    fn engine(&self) -> Result<Arc<engine::Engine>, Status> {
+        self.gate.house().engine().map_err(status)
     }
 }
 
@@ -66,8 +74,8 @@ impl AdminService for AdminApi {
     ) -> Result<Response<PreviewErasureResponse>, Status> {
         let (caller, asked) = (caller(&request)?, request.into_inner());
         let who = wire::preview_who(asked.who);
-        let preview =
-            self.engine()?.preview_erasure(caller.as_str(), &asked.controller, who, &asked.activities);
+        let engine = self.engine()?;
+        let preview = engine.preview_erasure(caller.as_str(), &asked.controller, who, &asked.activities);
         bounded(wire::preview(preview.await.map_err(status)?))
     }
 
@@ -104,7 +112,7 @@ impl AdminService for AdminApi {
         request: Request<WatchErasureRequest>,
     ) -> Result<Response<Self::WatchErasureStream>, Status> {
         let (caller, id) = (caller(&request)?, request.into_inner().erasure_id);
-        let engine = self.engine()?.clone();
+        let engine = self.engine()?;
         // Asked once before the answer begins, so that one who may not see it gets a plain refusal.
         engine.erasure(caller.as_str(), &id).await.map_err(status)?;
         Ok(Response::new(watched(engine, caller, id, self.shutdown.clone())))
@@ -209,7 +217,7 @@ impl AdminService for AdminApi {
         request: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusResponse>, Status> {
         let caller = caller(&request)?;
-        let found = query::status(&self.house, caller.as_str()).await.map_err(status)?;
+        let found = query::status(&self.gate.house(), caller.as_str()).await.map_err(status)?;
         bounded(wire::status(found))
     }
 
@@ -221,11 +229,108 @@ impl AdminService for AdminApi {
         let caller = caller(&request)?;
         bounded(wire::verdict(self.engine()?.verify_log(caller.as_str()).await.map_err(status)?))
     }
+
+    async fn get_gate(&self, request: Request<GetGateRequest>) -> Result<Response<GetGateResponse>, Status> {
+        let caller = caller(&request)?;
+        let standing = match self.gate.standing(caller.as_str()).await.map_err(status)? {
+            GateView::Open => return bounded(GetGateResponse { open: true, ..Default::default() }),
+            GateView::Closed(standing) => standing,
+        };
+        let accept = standing.acceptable();
+        bounded(GetGateResponse {
+            open: false,
+            reason: standing.closed.as_ref().map(advised).unwrap_or_default(),
+            accept_start_id: accept.map(|lacking| lacking.start.to_string()).unwrap_or_default(),
+            accept_frame: accept.map_or(0, |lacking| lacking.number),
+            frames: standing.frame.map_or(0, |frame| frame.number),
+            events: standing.events,
+            newest_unix_ms: standing.newest_unix_ms,
+            unnamed_slots: standing.unnamed_slots,
+            needs_replay: false,
+        })
+    }
+
+    #[tracing::instrument(name = "restore", skip_all)]
+    async fn restore(
+        &self,
+        request: Request<Streaming<RestoreRequest>>,
+    ) -> Result<Response<RestoreResponse>, Status> {
+        let (caller, mut asked) = (caller(&request)?, request.into_inner());
+        let first = asked.message().await?.unwrap_or_default();
+        let accept = wire::frame(&first.accept_start_id, first.accept_frame).map_err(status)?;
+        let (from_kafka, dry_run) = (first.from_kafka, first.dry_run);
+        let mut lines = first.lines;
+        while let Some(more) = asked.message().await? {
+            lines.extend(more.lines);
+            if lines.len() > LEDGER_LINES_MAX {
+                return Err(Status::resource_exhausted("more lines than one restore takes: split the file"));
+            }
+        }
+        let decision = Decision { accept, from_kafka, lines, dry_run };
+        let (accepted, replayed) = self.gate.decide(caller.as_str(), decision).await.map_err(status)?;
+        bounded(RestoreResponse {
+            accepted,
+            entries: replayed.entries,
+            destroyed: replayed.destroyed,
+            dead: replayed.dead,
+            unknown: replayed.unknown,
+        })
+    }
+
+    type ExportLedgerStream = Answers<ExportLedgerResponse>;
+
+    async fn export_ledger(
+        &self,
+        request: Request<ExportLedgerRequest>,
+    ) -> Result<Response<Self::ExportLedgerStream>, Status> {
+        let (caller, asked) = (caller(&request)?, request.into_inner());
+        let ledger = self.engine()?.export_ledger(caller.as_str(), asked.since).map_err(status)?;
+        let shutdown = self.shutdown.clone();
+        let lines = stream::try_unfold((ledger, shutdown), |(mut ledger, shutdown)| async move {
+            if shutdown.is_begun() {
+                return Err(Status::unavailable("the vault is stopping"));
+            }
+            let Some(line) = ledger.next().await else { return Ok(None) };
+            let line = ExportLedgerResponse { line: line.map_err(status)? };
+            within(&line)?;
+            Ok(Some((line, (ledger, shutdown))))
+        });
+        Ok(Response::new(Box::pin(lines)))
+    }
+
+    async fn get_log_checkpoint(
+        &self,
+        request: Request<GetLogCheckpointRequest>,
+    ) -> Result<Response<GetLogCheckpointResponse>, Status> {
+        let (caller, engine) = (caller(&request)?, self.engine()?);
+        let checkpoint = engine.log_checkpoint(caller.as_str()).await.map_err(status)?;
+        let verifier_keys = engine.log_keys(caller.as_str()).map_err(status)?;
+        bounded(GetLogCheckpointResponse { checkpoint, verifier_keys })
+    }
+
+    async fn get_log_tile(
+        &self,
+        request: Request<GetLogTileRequest>,
+    ) -> Result<Response<GetLogTileResponse>, Status> {
+        let (caller, asked) = (caller(&request)?, request.into_inner());
+        let tile = query::tile(asked.level, asked.index, asked.width).map_err(status)?;
+        let hashes = self.engine()?.log_tile(caller.as_str(), tile).await.map_err(status)?;
+        bounded(GetLogTileResponse { hashes })
+    }
+
+    #[tracing::instrument(name = "prune_log", skip_all)]
+    async fn prune_log(
+        &self,
+        request: Request<PruneLogRequest>,
+    ) -> Result<Response<PruneLogResponse>, Status> {
+        let caller = caller(&request)?;
+        bounded(wire::pruned(self.engine()?.prune_log(caller.as_str()).await.map_err(status)?))
+    }
 }
 
 /// The erasure now and whenever it has changed, until nothing can change any more.
 fn watched(
-    engine: engine::Engine,
+    engine: Arc<engine::Engine>,
     caller: Principal,
     id: String,
     shutdown: Shutdown,

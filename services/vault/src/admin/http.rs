@@ -7,8 +7,9 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use cloakroom_core::merkle::Tile;
 use cloakroom_runtime::identity::Principal;
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use serde::de::DeserializeOwned;
@@ -34,6 +35,10 @@ pub(crate) fn router(house: House) -> Router {
         .route("/v1/registers/{controller}", get(register))
         .route("/v1/status", get(status))
         .route("/v1/log/verify", post(verify_log))
+        .route("/v1/log/prune", post(prune_log))
+        .route("/log/checkpoint", get(log_checkpoint))
+        .route("/log/keys", get(log_keys))
+        .route("/log/tile/{*tile}", get(log_tile))
         .route("/.well-known/jwks.json", get(jwks))
         .route("/openapi.json", get(openapi))
         .method_not_allowed_fallback(not_so)
@@ -65,7 +70,8 @@ async fn preview_erasure(
     Body(mut asked): Body<json::PreviewErasure>,
 ) -> Result<Json<json::Preview>, Problem> {
     let who = asked.who()?;
-    let preview = house.engine()?.preview_erasure(caller.name(), &asked.controller, who, &asked.activities);
+    let engine = house.engine()?;
+    let preview = engine.preview_erasure(caller.name(), &asked.controller, who, &asked.activities);
     Ok(Json(preview.await?.into()))
 }
 
@@ -142,6 +148,43 @@ async fn status(caller: Caller, State(house): State<House>) -> Result<Json<json:
 
 async fn verify_log(caller: Caller, State(house): State<House>) -> Result<Json<json::LogVerdict>, Problem> {
     Ok(Json(house.engine()?.verify_log(caller.name()).await?.into()))
+}
+
+async fn prune_log(caller: Caller, State(house): State<House>) -> Result<Json<json::Pruned>, Problem> {
+    Ok(Json(house.engine()?.prune_log(caller.name()).await?.into()))
+}
+
+/// What a cache may do with a checkpoint: it grows old within a second.
+const CHANGES: &str = "no-cache";
+/// And with a tile: it never changes. Whoever is shown one has a role, so caches that others share are out.
+const NEVER_CHANGES: &str = "private, max-age=31536000, immutable";
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+
+async fn log_checkpoint(caller: Caller, State(house): State<House>) -> Result<Response, Problem> {
+    let checkpoint = house.engine()?.log_checkpoint(caller.name()).await?;
+    Ok(([(CONTENT_TYPE, PLAIN_TEXT), (CACHE_CONTROL, CHANGES)], checkpoint).into_response())
+}
+
+async fn log_keys(caller: Caller, State(house): State<House>) -> Result<Response, Problem> {
+    let keys: String =
+        house.engine()?.log_keys(caller.name())?.iter().map(|key| format!("{key}\n")).collect();
+    Ok(([(CONTENT_TYPE, PLAIN_TEXT), (CACHE_CONTROL, CHANGES)], keys).into_response())
+}
+
+async fn log_tile(
+    caller: Caller,
+    State(house): State<House>,
+    Named(path): Named,
+) -> Result<Response, Problem> {
+    let no_tile = || Problem::of(StatusCode::NOT_FOUND, "NOT_FOUND", "not the path of a tile");
+    let (level, tile) = Tile::parse(&path).ok_or_else(no_tile)?;
+    let engine = house.engine()?;
+    let bytes = match level {
+        Some(_) => engine.log_tile(caller.name(), tile).await?,
+        None => engine.log_entries(caller.name(), tile).await?,
+    };
+    let headers = [(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, NEVER_CHANGES)];
+    Ok((headers, bytes).into_response())
 }
 
 async fn jwks(_: Caller, State(house): State<House>) -> Result<Response, Problem> {

@@ -1,11 +1,13 @@
 //! What the engine tells officers, as gRPC messages.
 
+use cloakroom_core::ids::{FramePosition, StartId};
 use cloakroom_core::refusal::CallRefusal;
 use cloakroom_engine as engine;
 use cloakroom_proto::admin::v1::{
     ApplyRegisterResponse, DoomedToken, Downstream, DownstreamState, Erasure, ErasureState,
-    GetStatusResponse, KeptActivity, LegalBasis, PreviewErasureResponse, RegisterDownstreamResponse,
-    ReplayErasuresResponse, VerifyLogResponse, preview_erasure_request, request_erasure_request,
+    GetStatusResponse, KeptActivity, LegalBasis, PreviewErasureResponse, PruneLogResponse,
+    RegisterDownstreamResponse, ReplayErasuresResponse, VerifyLogResponse, preview_erasure_request,
+    request_erasure_request,
 };
 
 pub(super) fn state(state: engine::ErasureState) -> ErasureState {
@@ -18,6 +20,24 @@ pub(super) fn state(state: engine::ErasureState) -> ErasureState {
         State::CompletedWithExpiry => ErasureState::CompletedWithExpiry,
         State::Overdue => ErasureState::Overdue,
     }
+}
+
+/// The frame that is to be accepted as missing; none for an empty id.
+///
+/// # Errors
+/// [`CallRefusal::Invalid`] for an id that is none.
+pub(super) fn frame(start_id: &str, number: u64) -> Result<Option<FramePosition>, CallRefusal> {
+    if start_id.is_empty() {
+        return Ok(None);
+    }
+    let start = (0..start_id.len().min(32))
+        .step_by(2)
+        .map(|at| start_id.get(at..at.saturating_add(2)).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+        .collect::<Option<Vec<u8>>>();
+    let start = start.filter(|_| start_id.len() == 32).and_then(|bytes| StartId::from_slice(&bytes));
+    let start =
+        start.ok_or_else(|| CallRefusal::Invalid("accept_start_id: 32 hexadecimal digits".to_owned()))?;
+    Ok(Some(FramePosition { start, number }))
 }
 
 /// The state to filter by; none for unspecified.
@@ -175,7 +195,13 @@ pub(super) fn verdict(verdict: engine::LogVerdict) -> VerifyLogResponse {
         frames: verdict.frames,
         digest: verdict.digest,
         problems: verdict.problems,
+        root: verdict.root,
+        pruned: verdict.pruned,
     }
+}
+
+pub(super) fn pruned(pruned: engine::Pruned) -> PruneLogResponse {
+    PruneLogResponse { segments: pruned.segments, values: pruned.values, bytes_freed: pruned.bytes_freed }
 }
 
 #[cfg(test)]

@@ -22,8 +22,10 @@ impl VaultApi {
     ) -> Result<DescribeResponse, Status> {
         let DescribeRequest { controller, tokens } = request;
         counted(tokens.len())?;
-        let asked =
-            self.house.items(tokens.len(), |engine| engine.describe(caller.as_str(), &controller, &tokens));
+        let (caller, controller, asked_for) = (caller.as_str(), &controller, &tokens);
+        let asked = self.house.items(tokens.len(), |engine| async move {
+            engine.describe(caller, controller, asked_for).await
+        });
         let answers = asked.await.map_err(status)?;
         let items = tokens.into_iter().zip(answers).map(|(token, answer)| {
             self.items.count("describe", &answer);

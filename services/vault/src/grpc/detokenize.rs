@@ -29,7 +29,9 @@ impl VaultApi {
         let tokens: Vec<String> = items.into_iter().map(|item| item.token).collect();
         let count = tokens.len();
         let request = engine::DetokenizeRequest { controller, purpose, reason, masked, tokens, trace };
-        let asked = self.house.items(count, |engine| engine.detokenize(caller.as_str(), request));
+        let asked = self
+            .house
+            .items(count, |engine| async move { engine.detokenize(caller.as_str(), request).await });
         let answers = asked.await.map_err(status)?;
         let items = references.with(answers, |reference, answer| {
             self.items.count("detokenize", &answer);

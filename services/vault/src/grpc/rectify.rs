@@ -23,8 +23,9 @@ impl VaultApi {
             items.into_iter().map(|item| (item.token, Plaintext::new(item.value.into()))).collect();
         let count = items.len();
         let trace = cloakroom_runtime::telemetry::traceparent();
-        let asked = self.house.items(count, |engine| {
-            cloakroom_engine::traced(trace, engine.rectify(caller.as_str(), &controller, items))
+        let (caller, controller) = (caller.as_str(), &controller);
+        let asked = self.house.items(count, |engine| async move {
+            cloakroom_engine::traced(trace, engine.rectify(caller, controller, items)).await
         });
         let answers = asked.await.map_err(status)?;
         let items = references.with(answers, |reference, answer| {

@@ -20,7 +20,9 @@ impl VaultApi {
         let (references, items) = named(items, |item| &mut item.reference)?;
         let tokens: Vec<String> = items.into_iter().map(|item| item.token).collect();
         let count = tokens.len();
-        let asked = self.house.items(count, |engine| engine.release(caller.as_str(), &controller, tokens));
+        let (caller, controller) = (caller.as_str(), &controller);
+        let asked =
+            self.house.items(count, |engine| async move { engine.release(caller, controller, tokens).await });
         let answers = asked.await.map_err(status)?;
         let items = references.with(answers, |reference, answer| {
             self.items.count("release", &answer);

@@ -30,7 +30,8 @@ impl VaultApi {
             items: items.into_iter().map(engine_item).collect(),
         };
         let count = request.items.len();
-        let asked = self.house.items(count, |engine| engine.tokenize(caller.as_str(), request));
+        let asked =
+            self.house.items(count, |engine| async move { engine.tokenize(caller.as_str(), request).await });
         let answers = asked.await.map_err(status)?;
         let items = references.with(answers, |reference, answer| {
             self.items.count("tokenize", &answer);
