@@ -46,6 +46,9 @@ pub struct Certificate {
     pub downstreams: Vec<Purger>,
     /// Where the fence stands in the log.
     pub log: Leaf,
+    /// That fence and destruction are in the log; certificates made before the log could prove have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<LogProof>,
 }
 
 /// One downstream's part.
@@ -73,6 +76,28 @@ pub struct Leaf {
     pub index: u64,
     /// Hex.
     pub hash: String,
+}
+
+/// Shows, under the log's own signature, that an erasure's events are in it (RFC 6962).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogProof {
+    /// What the log said of itself when both were in it: a signed note (C2SP tlog-checkpoint).
+    pub checkpoint: String,
+    /// The event from which on the values were unreadable.
+    pub fence: Inclusion,
+    /// The event that says that every former root was destroyed and probed.
+    pub destroyed: Inclusion,
+}
+
+/// That one event is in the tree of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inclusion {
+    /// Counted from 0.
+    pub index: u64,
+    /// The leaf hash, hex.
+    pub hash: String,
+    /// From the leaf's neighbour up to the root's child, hex.
+    pub path: Vec<String>,
 }
 
 /// A name on the wire, in the CLI and in certificates.
@@ -128,6 +153,7 @@ impl Certificate {
             destroy_class: destroyed.class.clone(),
             downstreams: downstreams.collect(),
             log: leaf,
+            proof: None,
         })
     }
 }

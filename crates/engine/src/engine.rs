@@ -12,7 +12,7 @@ use cloakroom_core::merkle::Tile;
 use cloakroom_core::refusal::{CallRefusal, Refusal};
 use cloakroom_crypto::{Plaintext, jws};
 use cloakroom_keytree::RootHolder;
-use cloakroom_store::embedded::Folder;
+use cloakroom_store::embedded::{Folder, LogOptions};
 use tokio::sync::watch;
 
 use crate::downstreams::{self, DownstreamInfo, Registered, Registration, Replay};
@@ -40,6 +40,8 @@ pub struct Options {
     pub allow_unlocked: bool,
     /// What must stay free on the disk for starts, fences and batches.
     pub reserve_bytes: u64,
+    /// A segment of the log that would grow beyond this gets a successor.
+    pub segment_bytes: u64,
     /// How often the access log is synced.
     pub access_sync_ms: u64,
     /// For how long fences are gathered while there is other work.
@@ -79,6 +81,7 @@ impl Options {
             cache_bytes: 4 << 20,
             allow_unlocked: false,
             reserve_bytes: 256 << 20,
+            segment_bytes: LogOptions::default().segment_bytes,
             access_sync_ms: 100,
             erase_batch_ms: 50,
             queue_max: 1_024,

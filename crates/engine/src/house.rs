@@ -38,6 +38,7 @@ pub(crate) struct House {
     pub(crate) projections: Arc<dyn Records>,
     pub(crate) access: Arc<dyn AccessLog>,
     pub(crate) tree: Tree,
+    pub(crate) proofs: crate::proof::Proofs,
     pub(crate) state: Arc<State>,
     pub(crate) clock: Arc<dyn Clock>,
     /// Gone once the vault stops.

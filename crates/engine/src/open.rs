@@ -190,7 +190,8 @@ fn stores(options: &Options, layers: &mut dyn Layers) -> Result<Stores, EngineEr
         tracing::warn!("{warning}");
     }
     let hashes = Hashes { frame: hash::frame, leaf: hash::leaf };
-    let log_options = LogOptions { reserve_bytes: options.reserve_bytes, ..LogOptions::default() };
+    let log_options =
+        LogOptions { reserve_bytes: options.reserve_bytes, segment_bytes: options.segment_bytes };
     let access_folder = options.data.join("access");
     // Reads stop before they would use what erasures need.
     let access_options = AccessLogOptions::default();
@@ -396,6 +397,7 @@ fn start_tasks(
         projections: stores.projections,
         access: stores.access,
         tree,
+        proofs: crate::proof::Proofs::default(),
         state,
         clock,
         writer: arc_swap::ArcSwapOption::from_pointee(queue),
@@ -432,6 +434,7 @@ fn start_tasks(
     let mut tasks = vec![
         tokio::spawn(sync_access(Arc::clone(&house.access), options.access_sync_ms, stopped.clone())),
         tokio::spawn(collect::sweep(Arc::clone(&house), stopped.clone())),
+        tokio::spawn(crate::proof::follow(Arc::clone(&house), stopped.clone())),
     ];
     if let Some(config) = bus {
         tasks.push(tokio::spawn(announce::run(

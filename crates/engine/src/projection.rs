@@ -19,6 +19,8 @@
 //! | `a` controller, 0, fence | an erasure |
 //! | `u` controller, 0, activity, 0, field | something was stored there |
 //! | `n` | events announced (the announcer's own) |
+//! | `t` | events that the Merkle tree's kept nodes cover (the tree's own) |
+//! | `t` level, index | a node of the Merkle tree, as the tile of that level holds it |
 
 use bytes::Bytes;
 use cloakroom_core::event::{Body, Event};
@@ -29,6 +31,7 @@ use crate::EngineError;
 
 pub(crate) const APPLIED: &[u8] = b"p";
 pub(crate) const ANNOUNCED: &[u8] = b"n";
+pub(crate) const TREE: &[u8] = b"t";
 
 /// A record's key: its kind, and what it is about.
 pub(crate) fn key(kind: u8, about: &[u8]) -> Vec<u8> {

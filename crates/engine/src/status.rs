@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use cloakroom_bus::topics;
 use cloakroom_core::ids::{EventNumber, StartId};
+use cloakroom_core::merkle::Growing;
 use cloakroom_core::refusal::CallRefusal;
 use cloakroom_crypto::{arena, hash};
 
+use data_encoding::{BASE64, HEXLOWER};
+
 use crate::house::House;
+use crate::prune::pruned_slot;
 use crate::{EngineError, codec, projection};
 
 /// How the vault stands.
@@ -39,6 +43,10 @@ pub struct LogVerdict {
     pub frames: u64,
     /// SHA-256 over all leaf hashes in order, in hex.
     pub digest: String,
+    /// The root of the Merkle tree (RFC 6962) over the events read, in base64.
+    pub root: String,
+    /// Values among them whose ciphertext was pruned: their hashes are as kept, no more can be said.
+    pub pruned: u64,
     /// None if all is well.
     pub problems: Vec<String>,
 }
@@ -116,7 +124,7 @@ impl House {
         }
     }
 
-    fn may_operate(&self, principal: &str) -> Result<(), CallRefusal> {
+    pub(crate) fn may_operate(&self, principal: &str) -> Result<(), CallRefusal> {
         let registers = self.state.registers();
         if self.is_admin(principal) || registers.values().any(|known| self.may_look(principal, known).is_ok())
         {
@@ -134,7 +142,7 @@ impl House {
     async fn replay_all(&self) -> Result<LogVerdict, EngineError> {
         let end = *self.state.events.borrow();
         let mut verdict = LogVerdict::default();
-        let mut leaves = vec![];
+        let (mut leaves, mut tree) = (hash::Sum::default(), Growing::default());
         let mut expected: BTreeMap<Vec<u8>, Option<bytes::Bytes>> = BTreeMap::new();
         let (mut at, mut previous, mut newest_start) = (1_u64, [0; 32], None::<StartId>);
         while at <= end {
@@ -153,15 +161,26 @@ impl House {
             let mut events = vec![];
             for (place, bytes) in frame.events.iter().enumerate() {
                 let number = EventNumber(at.saturating_add(place as u64));
-                let leaf = hash::leaf(bytes);
-                if kept.get(place) != Some(&leaf) {
-                    verdict.problem(format!("event {} does not have the leaf hash that was kept", number.0));
-                }
-                leaves.extend(leaf);
+                let kept = kept.get(place).copied().unwrap_or_default();
+                let mut leaf = hash::leaf(bytes);
                 match codec::decode(number, bytes.clone()) {
-                    Ok(event) => events.push(event),
+                    Ok(event) => {
+                        if let Some(slot) = pruned_slot(&event.body) {
+                            leaf = kept;
+                            verdict.pruned = verdict.pruned.saturating_add(1);
+                            if self.tree.with_key(slot, |_| ()).await?.is_some() {
+                                verdict.problem(format!("event {} was pruned and its key lives", number.0));
+                            }
+                        }
+                        events.push(event);
+                    }
                     Err(error) => verdict.problem(error.to_string()),
                 }
+                if kept != leaf {
+                    verdict.problem(format!("event {} does not have the leaf hash that was kept", number.0));
+                }
+                leaves.add(&leaf);
+                tree.push(leaf, hash::node, |_, _| ());
             }
             for (key, value) in projection::changes(&frame, &events, newest_start).changes {
                 expected.insert(key, value);
@@ -171,7 +190,12 @@ impl House {
             previous = frame_hash;
             newest_start = Some(frame.at.start);
         }
-        verdict.digest = hash::sha256(&leaves).iter().map(|byte| format!("{byte:02x}")).collect();
+        verdict.digest = HEXLOWER.encode(&leaves.finish());
+        let root = tree.root(hash::node).unwrap_or_else(hash::empty);
+        verdict.root = BASE64.encode(&root);
+        if self.root_at(tree.size()).await? != Some(root) {
+            verdict.problem("the Merkle tree that is served is not that of the events".to_owned());
+        }
         // A log that grew meanwhile has newer projections: only a log at rest can be compared.
         if *self.state.events.borrow() == end {
             self.compare(expected, end, &mut verdict).await?;

@@ -250,8 +250,11 @@ impl House {
         };
         let erasure_id = self.state.ids.text(AddressKind::Erasure, erasure.fence, request.bits);
         let certificate = Certificate::of(erasure, erasure_id, leaf, self.clock.now_unix_ms());
-        let payload = certificate.and_then(|certificate| serde_json::to_vec(&certificate).ok());
-        let payload = payload.ok_or(crate::EngineError::Projection)?;
+        let (Some(mut certificate), Some(destroyed)) = (certificate, &erasure.destroyed) else {
+            return Err(crate::EngineError::Projection);
+        };
+        certificate.proof = Some(self.prove(erasure.fence, destroyed.event).await?);
+        let payload = serde_json::to_vec(&certificate).map_err(|_| crate::EngineError::Projection)?;
         Ok(cloakroom_crypto::jws::sign(&self.state.signing, TYP, &payload))
     }
 }

@@ -14,6 +14,7 @@ mod commands;
 mod error;
 mod input;
 mod output;
+mod proofs;
 mod settings;
 
 use std::process::ExitCode;

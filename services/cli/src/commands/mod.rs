@@ -21,6 +21,9 @@ mod tokenize;
 mod vault;
 mod verify;
 
+#[cfg(test)]
+pub(crate) use verify::verify;
+
 use clap::Subcommand;
 
 use crate::error::CliError;

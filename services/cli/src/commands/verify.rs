@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::error::CliError;
 use crate::output::{Output, Tone, columns, moment};
+use crate::proofs::{self, Check};
 
 /// Checks a certificate of erasure offline and says in plain words what it states
 #[derive(Args, Debug)]
@@ -34,10 +35,21 @@ impl Verify {
         let read = |path: &Path| std::fs::read_to_string(path).map_err(CliError::file(path));
         let verified = verify(&read(&self.file)?, &read(&self.keys)?)?;
         let opened = self.opened(&verified.certificate)?;
-        let json = json!({ "verified": true, "kid": verified.kid, "claims": verified.claims, "subject_opened": opened });
+        let json = json!({
+            "verified": true,
+            "kid": verified.kid,
+            "claims": verified.claims,
+            "checks": verified.checks,
+            "proven_in_log": verified.certificate.proof.is_some(),
+            "subject_opened": opened,
+        });
         output.result(&json, || {
             let mut text =
                 format!("{} (signed by key {})\n", output.paint(Tone::Good, "VERIFIED"), verified.kid);
+            text.push_str(&Check::text(&verified.checks));
+            if verified.certificate.proof.is_none() {
+                text.push_str("  none  proofs that the log holds it: it was made before logs could prove\n");
+            }
             text.push_str(&verified.text());
             if opened {
                 text.push_str("It is about the subject named: the salt opens its commitment.\n");
@@ -62,11 +74,13 @@ impl Verify {
 }
 
 /// A certificate whose signature holds.
-pub(super) struct Verified {
+pub(crate) struct Verified {
     /// Which key signed.
     pub(super) kid: String,
     /// What it states.
-    pub(super) certificate: Certificate,
+    pub(crate) certificate: Certificate,
+    /// All that was looked at.
+    pub(super) checks: Vec<Check>,
     /// The same as it stands there, with whatever a newer vault added.
     pub(super) claims: Value,
 }
@@ -75,7 +89,7 @@ pub(super) struct Verified {
 ///
 /// # Errors
 /// [`CliError::Refused`] with what does not hold.
-pub(super) fn verify(token: &str, jwks: &str) -> Result<Verified, CliError> {
+pub(crate) fn verify(token: &str, jwks: &str) -> Result<Verified, CliError> {
     let refused = |why: String| CliError::Refused(format!("NOT VERIFIED: {why}"));
     let keys = jws::parse_jwks(jwks).map_err(|error| refused(format!("the pinned keys: {error}")))?;
     let (header, payload) = jws::verify(token.trim(), &keys).map_err(|error| refused(error.to_string()))?;
@@ -89,12 +103,18 @@ pub(super) fn verify(token: &str, jwks: &str) -> Result<Verified, CliError> {
     if certificate.version != 1 {
         return Err(refused(format!("version {} of certificates is unknown here", certificate.version)));
     }
+    let mut checks = vec![Check { name: "signed by a pinned key", held: true }];
     let in_order = certificate.fenced_unix_ms <= certificate.destroyed_unix_ms
         && certificate.destroyed_unix_ms <= certificate.completed_unix_ms;
     if !in_order {
         return Err(refused("its times are out of order".into()));
     }
-    Ok(Verified { kid: header.kid, certificate, claims })
+    checks.push(Check { name: "every claim is there, its times in order", held: true });
+    checks.extend(proofs::of_certificate(&certificate, &keys).unwrap_or_default());
+    if !Check::all(&checks) {
+        return Err(refused(format!("what it says of the log does not hold\n{}", Check::text(&checks))));
+    }
+    Ok(Verified { kid: header.kid, certificate, checks, claims })
 }
 
 impl Verified {
@@ -148,6 +168,12 @@ impl Verified {
             .collect();
         rows.extend(purged);
         rows.push(("log", format!("leaf {} with hash {}", said.log.index, said.log.hash)));
+        if let Some(proof) = &said.proof {
+            let (origin, size) = (proof.checkpoint.lines().next(), proof.checkpoint.lines().nth(1));
+            let (origin, size) = (origin.unwrap_or_default(), size.unwrap_or_default());
+            let words = format!("with leaf {} in {origin} of {size} events", proof.destroyed.index);
+            rows.push(("proven", words));
+        }
         let mut rows: Vec<Vec<String>> =
             rows.into_iter().map(|(name, words)| vec![format!("  {name}"), words]).collect();
         rows.extend(self.more().map(|(name, value)| vec![format!("  {name}"), value.to_string()]));

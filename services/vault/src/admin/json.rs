@@ -329,6 +329,8 @@ pub(super) struct LogVerdict {
     events: u64,
     frames: u64,
     digest: String,
+    root: String,
+    pruned: u64,
     problems: Vec<String>,
 }
 
@@ -338,7 +340,22 @@ impl From<engine::LogVerdict> for LogVerdict {
             events: verdict.events,
             frames: verdict.frames,
             digest: verdict.digest,
+            root: verdict.root,
+            pruned: verdict.pruned,
             problems: verdict.problems,
         }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Pruned {
+    segments: u64,
+    values: u64,
+    bytes_freed: u64,
+}
+
+impl From<engine::Pruned> for Pruned {
+    fn from(pruned: engine::Pruned) -> Self {
+        Self { segments: pruned.segments, values: pruned.values, bytes_freed: pruned.bytes_freed }
     }
 }

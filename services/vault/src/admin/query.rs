@@ -1,5 +1,6 @@
 //! What gRPC and HTTP ask in the same words.
 
+use cloakroom_core::merkle::Tile;
 use cloakroom_core::refusal::CallRefusal;
 use cloakroom_engine::{ErasureView, Status};
 
@@ -21,6 +22,18 @@ pub(super) fn page_size(asked: u32) -> Result<usize, CallRefusal> {
 /// How the vault is. While its gate is closed nobody's rights are known, and nothing else either.
 pub(super) async fn status(house: &House, principal: &str) -> Result<Status, CallRefusal> {
     house.engine()?.status(principal).await
+}
+
+/// A tile of the log's Merkle tree.
+///
+/// # Errors
+/// [`CallRefusal::Invalid`] for one that no tree has.
+pub(super) fn tile(level: u32, index: u64, width: u32) -> Result<Tile, CallRefusal> {
+    let width = u64::from(width);
+    if level < Tile::LEVELS && (1..=Tile::WIDTH).contains(&width) {
+        return Ok(Tile { level, index, width });
+    }
+    Err(CallRefusal::Invalid("a tile has a level up to 7 and 1 to 256 hashes".to_owned()))
 }
 
 /// Whether nothing can change any more.
