@@ -141,7 +141,7 @@ impl House {
             request.items.iter().map(|item| work.check(principal, item)).collect();
         for _ in 0..TRIES {
             let memo = match self.remembered(principal, VERB, &request.idempotency_key).await? {
-                Some(Known::Repeat(before)) => return work.repeat(&before, &checked).await,
+                Some(Known::Repeat(at, before)) => return work.repeat(at, &before, &checked).await,
                 Some(Known::New(memo)) => Some(memo),
                 None => None,
             };
@@ -394,9 +394,10 @@ impl Work<'_> {
     }
 
     /// Answers a repeat of a request as the first one was, or CONFLICT where it says something else. A value
-    /// that has died since answers ERASED; it is never stored again.
+    /// that has died since answers ERASED; it is never stored again. `at` remembers the first one.
     async fn repeat(
         &self,
+        at: EventNumber,
         before: &RequestRemembered,
         checked: &[Result<(), Refusal>],
     ) -> Result<Vec<Result<Tokenized, Refusal>>, CallRefusal> {
@@ -409,7 +410,7 @@ impl Work<'_> {
         let mut labels: HashMap<&str, SubjectNumber> = HashMap::new();
         for ((item, outcome), checked) in self.items.iter().zip(&before.items).zip(checked) {
             answers.push(match (outcome, checked) {
-                (Outcome::Value(number), Ok(())) => self.repeat_value(*number, item, &mut labels).await,
+                (Outcome::Value(number), Ok(())) => self.repeat_value(at, *number, item, &mut labels).await,
                 (Outcome::Refused(Code::Invalid), Err(refusal)) if refusal.code == Code::Invalid => {
                     Err(refusal.clone())
                 }
@@ -428,6 +429,7 @@ impl Work<'_> {
 
     async fn repeat_value<'a>(
         &self,
+        at: EventNumber,
         number: EventNumber,
         item: &'a TokenizeItem,
         labels: &mut HashMap<&'a str, SubjectNumber>,
@@ -444,7 +446,13 @@ impl Work<'_> {
             return Err(conflict());
         }
         let text = self.house.open(number, &stored).await?;
-        if text.same_as(&item.value) { Ok(self.tokenized(number, &stored)) } else { Err(conflict()) }
+        // What stood there then cannot be compared any more, and whoever repeats a request gets its answer.
+        let rectified_since = self.house.state.rectification(number).is_some_and(|newest| newest > at);
+        if rectified_since || text.same_as(&item.value) {
+            Ok(self.tokenized(number, &stored))
+        } else {
+            Err(conflict())
+        }
     }
 
     fn tokenized(&self, number: EventNumber, stored: &ValueStored) -> Tokenized {

@@ -33,6 +33,10 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// A day key dies when every request it could recognise is older than the 24 hours for which they are kept.
 pub(crate) const DAY_KEY_MS: i64 = 48 * 60 * 60 * 1_000;
 
+/// What was remembered under a day key that is dead is taken away so many requests at a time, this far apart.
+const FORGOTTEN_AT_ONCE: usize = 10_000;
+const FORGET_EVERY: Duration = Duration::from_secs(1);
+
 /// How groups and batches are sized.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WriterLimits {
@@ -79,6 +83,7 @@ pub(crate) struct Writer {
     checkpointed: u64,
     last_note: Instant,
     noted: u64,
+    last_forgot: Instant,
 }
 
 /// What a group has taken in.
@@ -129,6 +134,7 @@ impl Writer {
             full_until: None,
             last_key_commit: Instant::now(),
             last_note: Instant::now(),
+            last_forgot: Instant::now(),
         }
     }
 
@@ -442,6 +448,9 @@ impl Writer {
         if self.last_note.elapsed() >= NOTE_EVERY && self.tree.at().number > self.noted {
             self.note().await?;
         }
+        if self.last_forgot.elapsed() >= FORGET_EVERY {
+            self.forget_requests().await?;
+        }
         Ok(())
     }
 
@@ -497,6 +506,22 @@ impl Writer {
     fn forget_day_keys(&self, dead: &[Slot]) {
         let mut keys = self.state.day_keys.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         keys.retain(|key| !dead.contains(&key.slot));
+    }
+
+    /// Takes away what was remembered under the keys of days before the oldest that lives: nothing finds it any more.
+    /// What a crash brings back goes the same way.
+    async fn forget_requests(&mut self) -> Result<(), EngineError> {
+        self.last_forgot = Instant::now();
+        let oldest = crate::state::read(&self.state.day_keys).iter().map(|day| day.event).min();
+        let oldest = projection::about(b'i', oldest.unwrap_or_else(|| self.state.newest_day_key()));
+        let mut dead = Batch::default();
+        for (key, _) in self.projections.scan(b"i", None, FORGOTTEN_AT_ONCE).await? {
+            if key.as_ref() >= oldest.as_slice() {
+                break;
+            }
+            dead.remove(key.to_vec());
+        }
+        if dead.changes.is_empty() { Ok(()) } else { Ok(self.projections.apply(dead).await?) }
     }
 
     fn durable(&self) -> Option<FramePosition> {
