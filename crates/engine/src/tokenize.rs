@@ -9,14 +9,16 @@ use bytes::Bytes;
 use cloakroom_core::event::{Body, Outcome, RequestRemembered, Shape, SubjectCreated, ValueStored};
 use cloakroom_core::field;
 use cloakroom_core::ids::{EventNumber, SubjectNumber};
+use cloakroom_core::mutants::Mutant;
 use cloakroom_core::refusal::{CallRefusal, Code, Refusal};
 use cloakroom_core::subject::{CHAIN_MAX, Subject};
 use cloakroom_core::{card, text};
 use cloakroom_crypto::seal::Context;
-use cloakroom_crypto::{Key, Plaintext, random, role, short};
+use cloakroom_crypto::{Key, Plaintext, hash, random, role, short};
 
 use crate::house::{House, TRIES, declined};
 use crate::idempotency::{Known, Memo};
+use crate::mutants;
 use crate::proposal::{BLANK, Declined, Draft, Guard, NewKey, drafted, place_of};
 use crate::state::InForce;
 
@@ -311,7 +313,7 @@ impl Work<'_> {
                 short::digits(length).ok_or_else(|| invalid("shape: no room for digits"))?
             }
         };
-        let (key, bits) = (Key::<role::Value>::random(), random::u64());
+        let (mut key, bits) = (NewKey::Value(Key::random()), random::u64());
         let controller = self.controller.register.controller();
         let context = Context {
             controller,
@@ -321,8 +323,11 @@ impl Work<'_> {
             bits,
             value_version: 1,
         };
-        let sealed: Bytes =
-            key.borrow().seal(&item.value, &context).map_err(|_| invalid("value: too-long"))?;
+        if Mutant::DerivedKeys.lives() {
+            key = mutants::derived_key(&self.house.state, &context).unwrap_or(key);
+        }
+        let sealing = key.for_slot().for_job::<role::Value>();
+        let sealed: Bytes = sealing.seal(&item.value, &context).map_err(|_| invalid("value: too-long"))?;
         let subject = match (person.drafted, &person.known) {
             (Some(draft), _) => SubjectNumber(drafted(draft).0),
             (None, Some(subject)) => subject.number,
@@ -342,7 +347,7 @@ impl Work<'_> {
             slot: BLANK,
             sealed,
         };
-        Ok((Draft::with_key(Body::ValueStored(stored), self.controller.subtree, NewKey::Value(key)), guard))
+        Ok((Draft::with_key(Body::ValueStored(stored), self.controller.subtree, key), guard))
     }
 
     async fn commit(
@@ -359,7 +364,13 @@ impl Work<'_> {
             let outcomes = plan.done.iter().map(outcome).collect();
             plan.guards.extend(memo.guards());
             let controller = self.controller.register.controller();
-            plan.drafts.push(memo.draft(VERB, controller, self.activity, outcomes));
+            let mut remembered = memo.draft(VERB, controller, self.activity, outcomes);
+            if Mutant::UnkeyedHash.lives()
+                && let (Body::RequestRemembered(it), Some(item)) = (&mut remembered.body, self.items.last())
+            {
+                it.key_mac = hash::sha256(item.value.as_bytes());
+            }
+            plan.drafts.push(remembered);
         }
         // What the answers need stays here; keys and ciphertext go to the writer.
         let bodies: Vec<Option<ValueStored>> = plan

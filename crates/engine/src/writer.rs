@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use cloakroom_core::clock::Clock;
 use cloakroom_core::event::{Body, Event, KeysDestroyed, SystemKeyKind};
 use cloakroom_core::ids::{EventNumber, FramePosition, Slot, StartId, Subtree};
+use cloakroom_core::mutants::Mutant;
 use cloakroom_keytree::{Fault, HolderError, TreeWriter};
 use cloakroom_store::{Batch, Frame, FrameHash, Log, Records, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::EngineError;
 use crate::durable::Durable;
+use crate::mutants;
 use crate::projection;
 use crate::proposal::{Closed, Declined, Draft, Guard, Proposal, Written, fill, link};
 use crate::state::State;
@@ -290,7 +292,9 @@ impl Writer {
                 Body::SystemKeyMade(made) if made.kind == SystemKeyKind::Idempotency
             );
             if draft.body.is_fence() {
-                fences.push(OpenFence { number: *number, slots: draft.body.dooms(), closed: None });
+                let kept = Mutant::RectifiedSlotKept.lives() && matches!(draft.body, Body::ValueRectified(_));
+                let slots = if kept { vec![] } else { draft.body.dooms() };
+                fences.push(OpenFence { number: *number, slots, closed: None });
             }
             group.events.push(Event { at, body: draft.body });
         }
@@ -334,7 +338,11 @@ impl Writer {
         self.log_ends.extend(frame.ends.iter().copied());
         let numbered = || (frame.first_event.0..).map(EventNumber).zip(&group.events);
         numbered().for_each(|(number, event)| self.state.raise(number, event));
-        self.projections.apply(projection::changes(&frame, &group.events, self.newest_start)).await?;
+        let mut changes = projection::changes(&frame, &group.events, self.newest_start);
+        if Mutant::KeyInProjection.lives() {
+            mutants::leave_a_key(&mut changes, &group.keys);
+        }
+        self.projections.apply(changes).await?;
         self.newest_start = Some(frame.at.start);
         for (number, event) in numbered() {
             self.state.apply(number, event)?;
@@ -401,7 +409,7 @@ impl Writer {
         self.orphans.clear();
         self.forget_day_keys(&old_day_keys);
         match result {
-            Err(Fault::RootStays(error)) => {
+            Err(Fault::RootStays(error)) if !Mutant::ClosedWhileRootLives.lives() => {
                 let error = error.map(|error| error.to_string());
                 tracing::error!(error, "a former root is not gone: fences stay open");
                 self.root_stays = Some(Instant::now());
