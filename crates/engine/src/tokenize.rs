@@ -9,16 +9,14 @@ use bytes::Bytes;
 use cloakroom_core::event::{Body, Outcome, RequestRemembered, Shape, SubjectCreated, ValueStored};
 use cloakroom_core::field;
 use cloakroom_core::ids::{EventNumber, SubjectNumber};
-use cloakroom_core::mutants::Mutant;
 use cloakroom_core::refusal::{CallRefusal, Code, Refusal};
 use cloakroom_core::subject::{CHAIN_MAX, Subject};
 use cloakroom_core::{card, text};
 use cloakroom_crypto::seal::Context;
-use cloakroom_crypto::{Key, Plaintext, hash, random, role, short};
+use cloakroom_crypto::{Key, Plaintext, random, role, short};
 
 use crate::house::{House, TRIES, declined};
 use crate::idempotency::{Known, Memo};
-use crate::mutants;
 use crate::proposal::{BLANK, Declined, Draft, Guard, NewKey, drafted, place_of};
 use crate::state::InForce;
 
@@ -143,7 +141,7 @@ impl House {
             request.items.iter().map(|item| work.check(principal, item)).collect();
         for _ in 0..TRIES {
             let memo = match self.remembered(principal, VERB, &request.idempotency_key).await? {
-                Some(Known::Repeat(at, before)) => return work.repeat(at, &before, &checked).await,
+                Some(Known::Repeat(before)) => return work.repeat(&before, &checked).await,
                 Some(Known::New(memo)) => Some(memo),
                 None => None,
             };
@@ -313,7 +311,7 @@ impl Work<'_> {
                 short::digits(length).ok_or_else(|| invalid("shape: no room for digits"))?
             }
         };
-        let (mut key, bits) = (NewKey::Value(Key::random()), random::u64());
+        let (key, bits) = (Key::<role::Value>::random(), random::u64());
         let controller = self.controller.register.controller();
         let context = Context {
             controller,
@@ -323,11 +321,8 @@ impl Work<'_> {
             bits,
             value_version: 1,
         };
-        if Mutant::DerivedKeys.lives() {
-            key = mutants::derived_key(&self.house.state, &context).unwrap_or(key);
-        }
-        let sealing = key.for_slot().for_job::<role::Value>();
-        let sealed: Bytes = sealing.seal(&item.value, &context).map_err(|_| invalid("value: too-long"))?;
+        let sealed: Bytes =
+            key.borrow().seal(&item.value, &context).map_err(|_| invalid("value: too-long"))?;
         let subject = match (person.drafted, &person.known) {
             (Some(draft), _) => SubjectNumber(drafted(draft).0),
             (None, Some(subject)) => subject.number,
@@ -347,7 +342,7 @@ impl Work<'_> {
             slot: BLANK,
             sealed,
         };
-        Ok((Draft::with_key(Body::ValueStored(stored), self.controller.subtree, key), guard))
+        Ok((Draft::with_key(Body::ValueStored(stored), self.controller.subtree, NewKey::Value(key)), guard))
     }
 
     async fn commit(
@@ -364,13 +359,7 @@ impl Work<'_> {
             let outcomes = plan.done.iter().map(outcome).collect();
             plan.guards.extend(memo.guards());
             let controller = self.controller.register.controller();
-            let mut remembered = memo.draft(VERB, controller, self.activity, outcomes);
-            if Mutant::UnkeyedHash.lives()
-                && let (Body::RequestRemembered(it), Some(item)) = (&mut remembered.body, self.items.last())
-            {
-                it.key_mac = hash::sha256(item.value.as_bytes());
-            }
-            plan.drafts.push(remembered);
+            plan.drafts.push(memo.draft(VERB, controller, self.activity, outcomes));
         }
         // What the answers need stays here; keys and ciphertext go to the writer.
         let bodies: Vec<Option<ValueStored>> = plan
@@ -405,10 +394,9 @@ impl Work<'_> {
     }
 
     /// Answers a repeat of a request as the first one was, or CONFLICT where it says something else. A value
-    /// that has died since answers ERASED; it is never stored again. `at` remembers the first one.
+    /// that has died since answers ERASED; it is never stored again.
     async fn repeat(
         &self,
-        at: EventNumber,
         before: &RequestRemembered,
         checked: &[Result<(), Refusal>],
     ) -> Result<Vec<Result<Tokenized, Refusal>>, CallRefusal> {
@@ -421,7 +409,7 @@ impl Work<'_> {
         let mut labels: HashMap<&str, SubjectNumber> = HashMap::new();
         for ((item, outcome), checked) in self.items.iter().zip(&before.items).zip(checked) {
             answers.push(match (outcome, checked) {
-                (Outcome::Value(number), Ok(())) => self.repeat_value(at, *number, item, &mut labels).await,
+                (Outcome::Value(number), Ok(())) => self.repeat_value(*number, item, &mut labels).await,
                 (Outcome::Refused(Code::Invalid), Err(refusal)) if refusal.code == Code::Invalid => {
                     Err(refusal.clone())
                 }
@@ -440,7 +428,6 @@ impl Work<'_> {
 
     async fn repeat_value<'a>(
         &self,
-        at: EventNumber,
         number: EventNumber,
         item: &'a TokenizeItem,
         labels: &mut HashMap<&'a str, SubjectNumber>,
@@ -457,13 +444,7 @@ impl Work<'_> {
             return Err(conflict());
         }
         let text = self.house.open(number, &stored).await?;
-        // What stood there then cannot be compared any more, and whoever repeats a request gets its answer.
-        let rectified_since = self.house.state.rectification(number).is_some_and(|newest| newest > at);
-        if rectified_since || text.same_as(&item.value) {
-            Ok(self.tokenized(number, &stored))
-        } else {
-            Err(conflict())
-        }
+        if text.same_as(&item.value) { Ok(self.tokenized(number, &stored)) } else { Err(conflict()) }
     }
 
     fn tokenized(&self, number: EventNumber, stored: &ValueStored) -> Tokenized {

@@ -13,6 +13,8 @@ mod pkcs11;
 mod sealer;
 #[cfg(any(feature = "pkcs11", feature = "tpm"))]
 mod secret;
+#[cfg(feature = "tpm")]
+mod tpm;
 
 pub use file::FileHolder;
 #[cfg(feature = "pkcs11")]
@@ -20,6 +22,8 @@ pub use pkcs11::{Pkcs11Holder, Pkcs11Options};
 pub use sealer::Sealer;
 #[cfg(any(feature = "pkcs11", feature = "tpm"))]
 pub use secret::SecretSource;
+#[cfg(feature = "tpm")]
+pub use tpm::{TpmHolder, TpmOptions};
 
 use std::time::Duration;
 

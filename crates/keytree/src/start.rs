@@ -10,7 +10,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, FramePosition, RootId, Slot, StartId, Subtree, TreeId};
-use cloakroom_core::mutants::Mutant;
 use cloakroom_core::start::{self, KeyView, LogView};
 use cloakroom_crypto::role::{Page as PageRole, Value};
 use cloakroom_crypto::{Key, random};
@@ -117,14 +116,11 @@ impl Found {
     /// # Errors
     /// [`Fault::Gate`] with the first reason found.
     pub async fn check(&self, log: LogView<'_>) -> Result<(), Fault> {
-        let log = if Mutant::KnownByNumberAlone.lives() { self.by_number_alone(log) } else { log };
         let keys = self.state.as_ref().map(|state| KeyView {
             tree: self.tree,
             at: state.at,
             starts: &self.starts,
-            log: state
-                .log
-                .filter(|recorded| !Mutant::KnownByNumberAlone.lives() || recorded.number > log.newest),
+            log: state.log,
         });
         start::check(keys, log, self.holder.noted(self.tree).await?)?;
         let Some(state) = &self.state else { return Ok(()) };
@@ -187,26 +183,20 @@ impl Found {
         let Some(state) = self.state.clone() else { return Err(Fault::Damaged("state")) };
         let (anchor, in_former) = self.unwrap_anchor(&state).await?;
         self.shared.top.write().unwrap_or_else(PoisonError::into_inner).anchor = Some(Arc::new(anchor));
-        let mut doomed = if Mutant::FencesNotApplied.lives() { vec![] } else { fenced.to_vec() };
+        let mut doomed = fenced.to_vec();
         let mut writer = self.writer(start, state);
         (writer.former_holder, writer.in_former) = (self.former.take(), in_former);
         if let Some(log_ends) = log_ends {
-            if !Mutant::SlotsBeyondKept.lives() {
-                doomed.extend(start::beyond(self.ends(), log_ends));
-            }
+            doomed.extend(start::beyond(self.ends(), log_ends));
             for (subtree, end) in log_ends {
                 let next = writer.next.entry(*subtree).or_default();
-                *next = if Mutant::SlotsHandedOutAgain.lives() { *end } else { (*next).max(*end) };
+                *next = (*next).max(*end);
             }
         }
         let ends: Vec<Subtree> = {
             let top = self.shared.top.read().unwrap_or_else(PoisonError::into_inner);
-            top.ends.keys().copied().filter(|_| !Mutant::PathsNotRekeyed.lives()).collect()
+            top.ends.keys().copied().collect()
         };
-        if Mutant::StartWithoutBatch.lives() {
-            let batched = Batched { epoch: writer.state.epoch, at: writer.state.at };
-            return Ok(Started { writer, batched, root_stays: None });
-        }
         let batched = match writer.batch_over(&doomed, &ends, Batch::default(), log).await {
             Ok(batched) => (batched, None),
             Err(Fault::RootStays(error)) => {
@@ -216,17 +206,6 @@ impl Found {
             Err(fault) => return Err(fault),
         };
         Ok(Started { writer, batched: batched.0, root_stays: batched.1 })
-    }
-
-    /// What no sound check asks for: what the log says, its starts renamed as the keys know them, so that only
-    /// numbers are left to compare.
-    fn by_number_alone<'a>(&self, log: LogView<'a>) -> LogView<'a> {
-        let of_ours = |number: u64| self.starts.iter().rfind(|(_, first)| *first <= number);
-        let rests_on = log.rests_on.map(|at| {
-            let start = of_ours(at.number).map_or(at.start, |(start, _)| *start);
-            CommitPosition { start, number: at.number }
-        });
-        LogView { rests_on, ..log }
     }
 
     fn writer(&self, start: StartId, state: TreeState) -> TreeWriter {

@@ -78,7 +78,8 @@ impl FileHolder {
         self.tree_folder(tree).join(format!("{ROOT_PREFIX}{root}"))
     }
 
-    fn own_now(&self, tree: TreeId) -> Result<OwnerNumber, HolderError> {
+    /// Owns the tree with a number above `floor`, too.
+    pub(super) fn own_above(&self, tree: TreeId, floor: OwnerNumber) -> Result<OwnerNumber, HolderError> {
         let folder = self.tree_folder(tree);
         make_folder(&folder)?;
         sync_folder(&self.folder)?;
@@ -90,7 +91,7 @@ impl FileHolder {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(HolderError::Owned(tree)),
             Err(errno) => return Err(io("locking")(errno.into())),
         }
-        let owner = OwnerNumber(self.newest_owner(tree)?.0.saturating_add(1));
+        let owner = OwnerNumber(self.newest_owner(tree)?.max(floor).0.saturating_add(1));
         replace(&folder.join("owner"), owner.0.to_string().as_bytes())?;
         self.owned.lock().unwrap_or_else(PoisonError::into_inner).insert(tree, (lock, owner));
         Ok(owner)
@@ -109,7 +110,7 @@ impl FileHolder {
 
     /// Refuses whoever is not the tree's owner now: a process that slept through its replacement, also where
     /// somebody took its lock's file away.
-    fn check_owner(&self, tree: TreeId, owner: OwnerNumber) -> Result<(), HolderError> {
+    pub(super) fn check_owner(&self, tree: TreeId, owner: OwnerNumber) -> Result<(), HolderError> {
         let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
         let ours = owned.get(&tree).is_some_and(|(_, given)| *given == owner);
         drop(owned);
@@ -265,7 +266,7 @@ impl RootHolder for FileHolder {
     }
 
     fn own(&self, tree: TreeId) -> Answer<'_, Result<OwnerNumber, HolderError>> {
-        Answer::now(self.own_now(tree))
+        Answer::now(self.own_above(tree, OwnerNumber(0)))
     }
 
     fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {

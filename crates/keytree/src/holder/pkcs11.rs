@@ -269,11 +269,11 @@ fn note(token: &Token, tree: TreeId, commit: CommitPosition) -> Result<(), Holde
     match noted(token, tree)? {
         None => token.add_data(&note_label(tree), bytes),
         Some((_, before)) if before.number >= commit.number => Ok(()),
-        Some((object, _)) => token.change_data(object, bytes),
+        Some((object, _)) => token.replace_data(object, &note_label(tree), bytes),
     }
 }
 
-/// The note, with where it lies; the newest, should two owners once have made one each.
+/// The note, with where it lies; the newest, should a process have been killed between two.
 fn noted(
     token: &Token,
     tree: TreeId,

@@ -3,3 +3,4 @@
 
 mod file;
 mod pkcs11;
+mod tpm;

@@ -29,7 +29,11 @@ pub(super) struct Claim {
 }
 
 /// All claims to a tree, with where they lie.
-pub(super) struct Claims(Vec<(ObjectHandle, Claim)>);
+pub(super) struct Claims {
+    now: Vec<(ObjectHandle, Claim)>,
+    /// What a claim was before: left by a process that was killed, or is just changing its claim.
+    before: Vec<ObjectHandle>,
+}
 
 impl Claim {
     fn newest(self, other: Claim) -> bool {
@@ -59,29 +63,43 @@ impl Claim {
 impl Claims {
     /// Reads them.
     pub(super) fn of(token: &Token, tree: TreeId) -> Result<Self, HolderError> {
-        let found = token.data(&label(tree))?.into_iter();
-        let claims = found.map(|(object, bytes)| {
-            Claim::read(&bytes).map(|claim| (object, claim)).ok_or(HolderError::Damaged("claim"))
-        });
-        claims.collect::<Result<_, _>>().map(Self)
+        let mut claims = Self { now: Vec::new(), before: Vec::new() };
+        for (object, bytes) in token.data(&label(tree))? {
+            let claim = Claim::read(&bytes).ok_or(HolderError::Damaged("claim"))?;
+            claims.take(object, claim);
+        }
+        Ok(claims)
+    }
+
+    fn take(&mut self, object: ObjectHandle, claim: Claim) {
+        match self.now.iter_mut().find(|(_, known)| known.id == claim.id) {
+            None => self.now.push((object, claim)),
+            Some((_, known)) if (known.owns, known.beats) >= (claim.owns, claim.beats) => {
+                self.before.push(object);
+            }
+            Some(known) => {
+                self.before.push(known.0);
+                *known = (object, claim);
+            }
+        }
     }
 
     /// The ids of those who wait.
     pub(super) fn waiting(&self) -> Vec<[u8; ID_BYTES]> {
-        self.0.iter().filter(|(_, claim)| !claim.owns).map(|(_, claim)| claim.id).collect()
+        self.now.iter().filter(|(_, claim)| !claim.owns).map(|(_, claim)| claim.id).collect()
     }
 
     /// Whether one of these has become the owner.
     pub(super) fn owned_by_one_of(&self, ids: &[[u8; ID_BYTES]]) -> bool {
-        self.0.iter().any(|(_, claim)| claim.owns && ids.contains(&claim.id))
+        self.now.iter().any(|(_, claim)| claim.owns && ids.contains(&claim.id))
     }
 
     fn mine(&self, id: [u8; ID_BYTES]) -> Option<(ObjectHandle, Claim)> {
-        self.0.iter().find(|(_, claim)| claim.id == id).copied()
+        self.now.iter().find(|(_, claim)| claim.id == id).copied()
     }
 
     fn others(&self, id: [u8; ID_BYTES]) -> impl Iterator<Item = Claim> {
-        self.0.iter().map(|(_, claim)| *claim).filter(move |claim| claim.id != id)
+        self.now.iter().map(|(_, claim)| *claim).filter(move |claim| claim.id != id)
     }
 
     /// Whether somebody newer owns the tree.
@@ -93,7 +111,7 @@ impl Claims {
 /// Writes a claim above all others.
 pub(super) fn claim(token: &Token, tree: TreeId, owns: bool) -> Result<(Claim, Claims), HolderError> {
     let before = Claims::of(token, tree)?;
-    let claimed = before.0.iter().map(|(_, claim)| claim.number);
+    let claimed = before.now.iter().map(|(_, claim)| claim.number);
     // Also above every root's maker, should somebody have cleared the claims away.
     let made = token.roots(tree)?.into_iter().map(|(_, held)| held.owner.0);
     let number = claimed.chain(made).max().unwrap_or(0).saturating_add(1);
@@ -108,24 +126,25 @@ pub(super) fn settle(token: &Token, tree: TreeId, mine: Claim, before: &Claims) 
     let Some((object, _)) = now.mine(mine.id) else { return Err(HolderError::Owned(tree)) };
     let lives = |other: Claim| {
         let seen = before.mine(other.id).map(|(_, seen)| seen);
-        other.owns && seen.is_none_or(|seen| seen != other)
+        other.owns && seen != Some(other)
     };
     if now.others(mine.id).any(|other| other.newest(mine) || lives(other)) {
         token.remove(object)?;
         return Err(HolderError::Owned(tree));
     }
-    token.change_data(object, Claim { owns: true, ..mine }.bytes())?;
+    token.replace_data(object, &label(tree), Claim { owns: true, ..mine }.bytes())?;
     enter(token, tree, mine)
 }
 
 /// An owner's first look round: whoever is older goes, whoever is newer wins.
 pub(super) fn enter(token: &Token, tree: TreeId, mine: Claim) -> Result<(), HolderError> {
     let now = Claims::of(token, tree)?;
-    for (object, claim) in &now.0 {
+    for (object, claim) in &now.now {
         if mine.newest(*claim) || (claim.id == mine.id && now.is_replaced(mine)) {
             token.remove(*object)?;
         }
     }
+    now.before.iter().try_for_each(|object| token.remove(*object))?;
     if now.is_replaced(mine) { Err(HolderError::Owned(tree)) } else { Ok(()) }
 }
 
@@ -138,8 +157,8 @@ pub(super) fn check(token: &Token, tree: TreeId, held: Held, lapsed: bool) -> Re
 /// Shows life.
 pub(super) fn beat(token: &Token, tree: TreeId, held: Held, lapsed: bool) -> Result<(), HolderError> {
     let (object, mine) = renewable(token, tree, held, lapsed)?;
-    let next = Claim { beats: mine.beats.wrapping_add(1), ..mine };
-    token.change_data(object, next.bytes())?;
+    let next = Claim { beats: mine.beats.saturating_add(1), ..mine };
+    token.replace_data(object, &label(tree), next.bytes())?;
     check(token, tree, held, false)
 }
 

@@ -165,7 +165,6 @@ impl Token {
             Attribute::Class(ObjectClass::DATA),
             Attribute::Token(true),
             Attribute::Private(true),
-            Attribute::Modifiable(true),
             Attribute::Application(APPLICATION.to_vec()),
             Attribute::Label(label.as_bytes().to_vec()),
             Attribute::Value(value),
@@ -173,9 +172,16 @@ impl Token {
         self.session.create_object(&template).map(drop).map_err(failed("noting"))
     }
 
-    /// Changes what a data object says.
-    pub(super) fn change_data(&self, object: ObjectHandle, value: Vec<u8>) -> Result<(), HolderError> {
-        self.session.update_attributes(object, &[Attribute::Value(value)]).map_err(failed("changing a note"))
+    /// Puts another data object in the place of one, in this order: killed between, a reader finds both and
+    /// takes the newer. (Most tokens let nobody change the value of one that is there.)
+    pub(super) fn replace_data(
+        &self,
+        object: ObjectHandle,
+        label: &str,
+        value: Vec<u8>,
+    ) -> Result<(), HolderError> {
+        self.add_data(label, value)?;
+        self.remove(object)
     }
 
     /// One attribute; `None` where the object has gone since it was found.
