@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
-const PACKAGES: [&str; 6] = ["vault", "admin", "bus", "record", "mail", "affiliate"];
+const PACKAGES: [&str; 7] = ["vault", "admin", "bus", "record", "mail", "affiliate", "keyholder"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");

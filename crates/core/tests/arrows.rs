@@ -21,10 +21,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("runtime", &["core"]),
     ("client", &["core", "proto"]),
     ("downstream", &["core", "crypto", "store", "keytree", "bus", "client", "runtime", "proto"]),
-    ("vault", &["core", "engine", "proto", "runtime"]),
+    ("vault", &["core", "engine", "client", "proto", "runtime"]),
     ("mail", &["downstream", "client", "proto", "runtime"]),
     ("affiliate", &["downstream", "client", "proto", "runtime"]),
-    ("cli", &["core", "crypto", "client", "proto", "runtime"]),
+    ("cli", &["core", "crypto", "engine", "client", "proto", "runtime"]),
     ("keyholder", &["core", "crypto", "proto", "runtime"]),
     // It starts a vault as an operator would: certificates of the development authority, by a clock.
     ("load-tests", &["client", "crypto", "core", "runtime"]),

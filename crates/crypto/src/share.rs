@@ -63,6 +63,21 @@ pub struct Share {
     bytes: Slot<KEY_BYTES>,
 }
 
+/// How a root was dealt; the same at everybody who has a share of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dealing {
+    /// The root.
+    pub root: RootId,
+    /// The number of the owner that made it.
+    pub owner: u64,
+    /// So many shares give it back.
+    pub threshold: u8,
+    /// Who was given one, by name; the first has place 1.
+    pub holders: Vec<String>,
+    /// What the root put together again is known by.
+    pub check: RootCheck,
+}
+
 /// Which share of which root, bound into what is sealed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShareContext {

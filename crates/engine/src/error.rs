@@ -46,6 +46,9 @@ pub enum EngineError {
     /// A backup or its restoring makes no sense like this.
     #[error("{0}")]
     BackupRefused(String),
+    /// The ownership of the key tree ended before it was renewed: another process may own it.
+    #[error("the ownership of the key tree has ended")]
+    LeaseEnded,
     /// The writer has stopped; nothing is written any more.
     #[error("the vault is stopping")]
     Stopped,

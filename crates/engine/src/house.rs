@@ -223,27 +223,14 @@ impl House {
         version: &Version,
     ) -> Result<Option<Plaintext>, Refusal> {
         let context = context(stored, version);
-        loop {
-            let epoch = self.tree.epoch();
-            if self.state.is_fenced(version.slot) {
-                return Ok(None);
-            }
-            let opened =
-                self.tree.with_key(version.slot, |key| key.for_job().open(&version.sealed, &context)).await;
-            // A fence may have come while the key was in hand. It may even have been closed and taken away
-            // again: not without a batch, after which the slot tells by itself.
-            if self.state.is_fenced(version.slot) {
-                return Ok(None);
-            }
-            if self.tree.epoch() != epoch {
-                continue;
-            }
-            return match opened {
-                Ok(Some(Ok(text))) => Ok(Some(text)),
-                Ok(Some(Err(_))) => Err(Refusal::new(Code::KeyUnavailable, "the record does not open")),
-                Ok(None) => Ok(None),
-                Err(fault) => Err(EngineError::from(fault).for_item()),
-            };
+        let open = || self.tree.with_key(version.slot, |key| key.for_job().open(&version.sealed, &context));
+        match unfenced(|| self.tree.epoch(), || self.state.is_fenced(version.slot), open).await {
+            // Who no longer owns the tree does not know what was erased since.
+            Some(Ok(Some(Ok(_)))) if !self.state.is_owner() => Err(EngineError::LeaseEnded.for_item()),
+            Some(Ok(Some(Ok(text)))) => Ok(Some(text)),
+            Some(Ok(Some(Err(_)))) => Err(Refusal::new(Code::KeyUnavailable, "the record does not open")),
+            Some(Ok(None)) | None => Ok(None),
+            Some(Err(fault)) => Err(EngineError::from(fault).for_item()),
         }
     }
 
@@ -293,6 +280,29 @@ impl House {
     /// Lets the writer come to its end once what waits for it is done.
     pub(crate) fn stop_writing(&self) {
         self.writer.store(None);
+    }
+}
+
+/// What `open` gives, if no fence stood before it or behind it; `None` for what is fenced. A fence that came while
+/// the key was in hand may even have been closed and taken away again: not without a batch, after which the slot
+/// tells by itself, so where the epoch has changed it is asked again.
+async fn unfenced<T, F: Future<Output = T>>(
+    epoch: impl Fn() -> u64,
+    is_fenced: impl Fn() -> bool,
+    mut open: impl FnMut() -> F,
+) -> Option<T> {
+    loop {
+        let before = epoch();
+        if is_fenced() {
+            return None;
+        }
+        let opened = open().await;
+        if is_fenced() {
+            return None;
+        }
+        if epoch() == before {
+            return Some(opened);
+        }
     }
 }
 
@@ -372,4 +382,35 @@ pub(crate) fn declined(reason: Declined) -> CallRefusal {
 /// In constant time: a wrong guess learns nothing from how long it took.
 fn same_bits(one: u64, other: u64) -> bool {
     std::hint::black_box(one ^ other) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fence_that_comes_and_goes_while_the_key_is_in_hand_is_noticed() {
+        let (epoch, fenced, looks) = (Cell::new(7), Cell::new(false), Cell::new(0));
+        let open = async |during: &dyn Fn()| {
+            looks.set(looks.get() + 1);
+            let living = epoch.get() == 7;
+            during();
+            living
+        };
+        let whole_erasure = || epoch.set(8);
+        let found = unfenced(|| epoch.get(), || fenced.get(), || open(&whole_erasure)).await;
+        assert_eq!(
+            (found, looks.get()),
+            (Some(false), 2),
+            "what was opened before the batch is not given out"
+        );
+        let fence = || fenced.set(true);
+        assert_eq!(unfenced(|| epoch.get(), || fenced.get(), || open(&fence)).await, None);
+        assert_eq!(unfenced(|| epoch.get(), || fenced.get(), || open(&|| ())).await, None);
+        assert_eq!(looks.get(), 3, "behind a fence nothing is opened");
+        fenced.set(false);
+        assert_eq!(unfenced(|| epoch.get(), || fenced.get(), || open(&|| ())).await, Some(false));
+    }
 }

@@ -22,6 +22,7 @@ use cloakroom_store::{AccessLog, Frame, Hashes, Log, LogEnd, Records, StoreError
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::house::{Disk, House, VALUES_IN_FLIGHT, read_erasure};
+use crate::lease::{self, Kept};
 use crate::proposal::{BLANK, Draft, NewKey};
 use crate::state::{DayKey, NEEDED_KEYS, Seed, State};
 use crate::tokens::Ids;
@@ -93,6 +94,7 @@ struct Survey {
 pub(crate) struct Looked {
     stores: Stores,
     pub(crate) found: Found,
+    kept: Kept,
     pub(crate) end: LogEnd,
     survey: Survey,
 }
@@ -102,7 +104,7 @@ pub(crate) async fn look(options: &Options, layers: &mut dyn Layers) -> Result<L
     arena::reserve(options.cache_bytes.saturating_add(WORKING_BYTES), options.allow_unlocked)?;
     let stores = stores(options, layers)?;
     let tree_options = TreeOptions { cache_bytes: options.cache_bytes };
-    let found = Found::look(Arc::clone(&stores.keys), Arc::clone(&stores.holder), tree_options).await?;
+    let (found, kept) = lease::look(&stores.keys, &stores.holder, tree_options).await?;
     let end = match stores.log.find_end(found.log().map_or(0, |log| log.number)).await {
         Ok(end) => end,
         Err(damaged @ StoreError::Damaged { .. }) => {
@@ -117,7 +119,7 @@ pub(crate) async fn look(options: &Options, layers: &mut dyn Layers) -> Result<L
         Err(error) => return Err(error.into()),
     };
     let survey = survey(&stores, &end).await?;
-    Ok(Looked { stores, found, end, survey })
+    Ok(Looked { stores, found, kept, end, survey })
 }
 
 impl Looked {
@@ -168,7 +170,7 @@ pub(crate) async fn open(
         Some(_) => accepted,
         None => None,
     };
-    let Looked { stores, mut found, end, survey } = looked;
+    let Looked { stores, mut found, kept, end, survey } = looked;
     let start = StartId(random::id16());
     stores.log.cut().await?;
     let rests_on = found.prepare(start).await?;
@@ -180,7 +182,7 @@ pub(crate) async fn open(
     let started = Started { start, tree: found.tree_id(), software, owner: found.owner().0, abandons };
     let tail = mark(&stores, &end, started, rests_on, &*clock).await?;
     catch_up(&*stores.log, &*stores.projections, tail.events).await?;
-    serve(options, clock, stores, found, start, tail).await.map(Opened::Ready)
+    serve(options, clock, stores, (found, kept), start, tail).await.map(Opened::Ready)
 }
 
 fn stores(options: &Options, layers: &mut dyn Layers) -> Result<Stores, EngineError> {
@@ -327,7 +329,7 @@ async fn serve(
     options: Options,
     clock: Arc<dyn Clock>,
     stores: Stores,
-    found: Found,
+    (found, kept): (Found, Kept),
     start: StartId,
     tail: Tail,
 ) -> Result<Engine, EngineError> {
@@ -377,7 +379,8 @@ async fn serve(
     );
     state.fence(fenced);
     writer.close_old_fences(fences, roots_gone).await?;
-    start_tasks(options, clock, stores, state, reader, writer, (root_holder, destroy_class))
+    drop(state.lease.set(Arc::clone(&kept.lease)));
+    start_tasks(options, clock, stores, state, reader, (writer, kept), (root_holder, destroy_class))
 }
 
 #[allow(clippy::too_many_arguments)] // the last step of a start, called once
@@ -387,7 +390,7 @@ fn start_tasks(
     stores: Stores,
     state: Arc<State>,
     tree: Tree,
-    writer: Writer,
+    (writer, kept): (Writer, Kept),
     holder: (&'static str, &'static str),
 ) -> Result<Engine, EngineError> {
     let (broker, bus) = bus(&options)?;
@@ -415,7 +418,8 @@ fn start_tasks(
     });
     let signer = Signer { source: options.source.clone(), key: Arc::clone(&house.state.signing) };
     let (stop, stopped) = watch::channel(false);
-    let (failed, failure) = watch::channel(None);
+    let (failed, failure) = (kept.failed.clone(), kept.failed.subscribe());
+    kept.in_service();
     let runtime = tokio::runtime::Handle::current();
     // Writes block: the writer has a thread of its own, so that no request waits behind a sync it did not ask for.
     let thread = std::thread::Builder::new()
@@ -445,7 +449,7 @@ fn start_tasks(
         )));
         tasks.push(tokio::spawn(collect::run(Arc::clone(&house), config, stopped)));
     }
-    Ok(Engine::new(house, signer, stop, failure, thread, tasks, broker, stores.folders))
+    Ok(Engine::new(house, signer, stop, failure, (thread, kept), tasks, broker, stores.folders))
 }
 
 fn bus(options: &Options) -> Result<(Option<EmbeddedBroker>, Option<BusConfig>), EngineError> {

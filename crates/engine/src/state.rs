@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
 use cloakroom_core::clock::UnixMs;
@@ -16,6 +16,7 @@ use cloakroom_crypto::{Key, role};
 use tokio::sync::watch;
 
 use crate::EngineError;
+use crate::lease::Lease;
 use crate::tokens::Ids;
 use crate::trace::Traces;
 
@@ -51,6 +52,8 @@ pub(crate) struct State {
     newest_day_key: AtomicU64,
     /// Durable events; the announcer follows it.
     pub(crate) events: watch::Sender<u64>,
+    /// Until when the tree is owned; set once, at the end of a start.
+    pub(crate) lease: OnceLock<Arc<Lease>>,
     pub(crate) announced: AtomicU64,
     /// Counts changes of erasures.
     pub(crate) erasure_changes: watch::Sender<u64>,
@@ -87,11 +90,17 @@ impl State {
             day_keys: RwLock::new(seed.day_keys),
             newest_day_key: AtomicU64::new(seed.newest_day_key.0),
             events: watch::Sender::new(seed.events),
+            lease: OnceLock::new(),
             announced: AtomicU64::new(seed.announced),
             erasure_changes: watch::Sender::new(0),
             traces: Traces::default(),
             last_answers: RwLock::default(),
         }
+    }
+
+    /// Whether the tree is still this process's: asked after a value was opened, and before a write.
+    pub(crate) fn is_owner(&self) -> bool {
+        self.lease.get().is_none_or(|lease| lease.holds())
     }
 
     /// The register in force for `controller`.

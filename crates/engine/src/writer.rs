@@ -299,6 +299,9 @@ impl Writer {
 
     /// Keys, frame, projections, answers, in this order.
     async fn write(&mut self, group: Group) -> Result<(), EngineError> {
+        if !self.state.is_owner() {
+            return Err(EngineError::LeaseEnded);
+        }
         let mut keys: Vec<_> = group.keys.iter().map(|(slot, key)| (*slot, key.for_slot())).collect();
         keys.sort_by_key(|(slot, _)| *slot);
         if !keys.is_empty() {

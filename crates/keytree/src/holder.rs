@@ -10,6 +10,7 @@ mod desk;
 mod file;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
+pub mod quorum;
 mod sealer;
 #[cfg(any(feature = "pkcs11", feature = "tpm"))]
 mod secret;
@@ -19,6 +20,7 @@ mod tpm;
 pub use file::FileHolder;
 #[cfg(feature = "pkcs11")]
 pub use pkcs11::{Pkcs11Holder, Pkcs11Options};
+pub use quorum::QuorumHolder;
 pub use sealer::Sealer;
 #[cfg(any(feature = "pkcs11", feature = "tpm"))]
 pub use secret::SecretSource;

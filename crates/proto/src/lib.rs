@@ -41,6 +41,10 @@ package!(
     /// The affiliate downstream's API.
     affiliate
 );
+package!(
+    /// The keyholder's API.
+    keyholder
+);
 
 /// All descriptors, encoded, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

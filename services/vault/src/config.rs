@@ -3,6 +3,7 @@
 
 mod kafka;
 mod kms;
+mod keyholders;
 mod roots;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use kafka::{KafkaConfig, KafkaTls, PARTITIONS, REPLICATION_FACTOR, RETENTION_MS};
 pub use kms::{KMS_TIMEOUT_MS, KmsConfig};
+pub use keyholders::{KeyholdersConfig, LEASE_MS, THRESHOLD};
 pub use roots::{HolderKind, RootsConfig};
 
 use crate::VaultError;

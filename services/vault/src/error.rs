@@ -21,6 +21,9 @@ pub enum VaultError {
     /// The root holder cannot be used.
     #[error("the root holder cannot be opened")]
     Holder(#[from] HolderError),
+    /// A keyholder's address is none, or the certificate for it cannot be used.
+    #[error("a keyholder cannot be called")]
+    Keyholder(#[from] cloakroom_client::ClientError),
     /// The stores could not be opened.
     #[error("the vault cannot be opened")]
     Open(#[from] EngineError),

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cloakroom_engine::{FileHolder, RootHolder};
+use cloakroom_runtime::identity::TlsFiles;
 use serde::{Deserialize, Serialize};
 
-use super::KmsConfig;
+use super::{KeyholdersConfig, KmsConfig};
 use crate::VaultError;
 use crate::kms::Transit;
 
@@ -20,6 +21,8 @@ pub struct RootsConfig {
     pub folder: PathBuf,
     /// A KMS that seals the file holder's root at rest; none if absent.
     pub kms: Option<KmsConfig>,
+    /// The keyholders that keep it between them.
+    pub keyholders: KeyholdersConfig,
 }
 
 /// What can keep a root.
@@ -29,11 +32,18 @@ pub enum HolderKind {
     /// Files on this machine.
     #[default]
     File,
+    /// Several `cloakroom-keyholder`s, a share each, in memory only.
+    Keyholders,
 }
 
 impl Default for RootsConfig {
     fn default() -> Self {
-        Self { holder: HolderKind::default(), folder: "roots".into(), kms: None }
+        Self {
+            holder: HolderKind::default(),
+            folder: "roots".into(),
+            kms: None,
+            keyholders: KeyholdersConfig::default(),
+        }
     }
 }
 
@@ -43,13 +53,19 @@ impl RootsConfig {
         self.holder == HolderKind::File && self.folder == folder
     }
 
-    /// Opens the holder; what it depends on is asked once, so that a wrong setting shows at the start.
+    /// Opens the holder; one elsewhere is called as whoever `tls` names. What it depends on is asked once, so that
+    /// a wrong setting shows at the start.
     ///
     /// # Errors
     /// [`VaultError::Holder`] with what the holder says, [`VaultError::Config`] for what cannot be meant.
-    pub async fn open(&self) -> Result<Arc<dyn RootHolder>, VaultError> {
+    pub async fn open(&self, tls: &TlsFiles) -> Result<Arc<dyn RootHolder>, VaultError> {
         match (self.holder, &self.kms) {
             (HolderKind::File, None) => Ok(Arc::new(FileHolder::open(&self.folder)?)),
+            (HolderKind::Keyholders, None) => self.keyholders.open(tls),
+            (HolderKind::Keyholders, Some(_)) => {
+                let reason = "a KMS seals what lies in a file, and keyholders have none";
+                Err(VaultError::Config { key: "roots.kms", reason })
+            }
             (HolderKind::File, Some(kms)) => {
                 let transit = Transit::new(kms.clone())?;
                 transit.check().await?;

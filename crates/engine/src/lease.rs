@@ -1,0 +1,213 @@
+//! An ownership that its root holder grants for a time: it is renewed for as long as the vault lives, and a vault
+//! that could not renew stops reads and writes before it ends. Time is that since the machine started, which goes
+//! on while the machine sleeps: who wakes too late finds its ownership ended, before anybody has told it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cloakroom_core::ids::TreeId;
+use cloakroom_keytree::holder::quorum::boot_time;
+use cloakroom_keytree::{Fault, Found, HolderError, OwnerNumber, RootHolder, TreeOptions};
+use cloakroom_store::Records;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::EngineError;
+
+/// Renewed three times in a lease, so that one renewal may be lost; each may take as long as there is to the next.
+const RENEWALS: u32 = 3;
+/// A renewal that failed is tried again after this part of a lease.
+const RETRIES: u32 = 12;
+/// This part of a lease is never counted on: two machines' clocks do not run alike.
+const MARGIN: u32 = 10;
+/// A start that finds another owner waits for a lease and this part more: the owner may have died just after it
+/// renewed.
+const PATIENCE: u32 = 4;
+
+/// Until when this process owns its tree.
+pub(crate) struct Lease {
+    /// Nanoseconds since the machine started.
+    ends_at: AtomicU64,
+}
+
+impl Lease {
+    fn until(end: Option<Duration>) -> Self {
+        Self { ends_at: AtomicU64::new(end.map_or(u64::MAX, nanos)) }
+    }
+
+    /// Whether it does now. To be asked after a value was opened and before its answer, and before a write.
+    pub(crate) fn holds(&self) -> bool {
+        let end = self.ends_at.load(Ordering::Acquire);
+        end == u64::MAX || nanos(boot_time()) < end
+    }
+
+    fn left(&self) -> Duration {
+        Duration::from_nanos(self.ends_at.load(Ordering::Acquire)).saturating_sub(boot_time())
+    }
+
+    fn prolong(&self, end: Duration) {
+        self.ends_at.fetch_max(nanos(end), Ordering::AcqRel);
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// When an ownership asked for at `asked` ends, for its owner.
+fn end(asked: Duration, lease: Duration) -> Duration {
+    asked.saturating_add(lease).saturating_sub(lease / MARGIN)
+}
+
+/// An ownership under way. Dropped before the vault is in service, it is given back.
+pub(crate) struct Kept {
+    /// Until when it holds.
+    pub(crate) lease: Arc<Lease>,
+    /// Why the vault must stop: set when the ownership could not be kept.
+    pub(crate) failed: watch::Sender<Option<String>>,
+    in_service: Arc<AtomicBool>,
+    renewing: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Kept {
+    fn begin(
+        holder: Arc<dyn RootHolder>,
+        tree: TreeId,
+        owner: OwnerNumber,
+        asked: Duration,
+        term: Option<Duration>,
+    ) -> Self {
+        let lease = Arc::new(Lease::until(term.map(|term| end(asked, term))));
+        let failed = watch::Sender::new(None);
+        let in_service = Arc::new(AtomicBool::new(false));
+        let renewing = term.map(|term| {
+            let (stop, stopped) = oneshot::channel();
+            let renewal = Renewal { holder, tree, owner, term, lease: Arc::clone(&lease) };
+            let task = run(renewal, failed.clone(), Arc::clone(&in_service), stopped);
+            (stop, tokio::spawn(task))
+        });
+        Self { lease, failed, in_service, renewing }
+    }
+
+    /// From here on there is a writer: only [`Kept::release`], after its end, gives the ownership back.
+    pub(crate) fn in_service(&self) {
+        self.in_service.store(true, Ordering::Release);
+    }
+
+    /// Gives the ownership back: the next start need not wait.
+    pub(crate) async fn release(mut self) {
+        if let Some((stop, task)) = self.renewing.take() {
+            let _ended = stop.send(()); // the task ended by itself where nobody listens
+            drop(task.await);
+        }
+    }
+}
+
+/// Owns the tree and reads where it stands, as [`Found::look`]; waits where a former owner's lease may still run.
+pub(crate) async fn look(
+    records: &Arc<dyn Records>,
+    holder: &Arc<dyn RootHolder>,
+    options: TreeOptions,
+) -> Result<(Found, Kept), EngineError> {
+    let (term, began) = (holder.lease(), Instant::now());
+    let mut told = false;
+    loop {
+        let asked = boot_time();
+        let error = match Found::look(Arc::clone(records), Arc::clone(holder), options).await {
+            Ok(found) => {
+                let kept = Kept::begin(Arc::clone(holder), found.tree_id(), found.owner(), asked, term);
+                return Ok((found, kept));
+            }
+            Err(error) => error,
+        };
+        match (term, &error) {
+            // Holders that start with this machine may come later than this process.
+            (Some(term), Fault::Holder(HolderError::Owned(_) | HolderError::Unreachable(_)))
+                if began.elapsed() < term + term / PATIENCE =>
+            {
+                if !std::mem::replace(&mut told, true) {
+                    let reason = EngineError::from(error).chain();
+                    tracing::warn!(reason, "the tree is not free: waiting for as long as a lease");
+                }
+                tokio::time::sleep(term / RETRIES / 4).await;
+            }
+            _ => return Err(error.into()),
+        }
+    }
+}
+
+struct Renewal {
+    holder: Arc<dyn RootHolder>,
+    tree: TreeId,
+    owner: OwnerNumber,
+    term: Duration,
+    lease: Arc<Lease>,
+}
+
+async fn run(
+    renewal: Renewal,
+    failed: watch::Sender<Option<String>>,
+    in_service: Arc<AtomicBool>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let Renewal { holder, tree, owner, .. } = &renewal;
+    tokio::select! {
+        told = &mut stopped => {
+            let give_back = told.is_ok() || !in_service.load(Ordering::Acquire);
+            if give_back && let Err(error) = holder.release(*tree, *owner).await {
+                tracing::warn!(%error, "the tree was not given back: the next start waits for its lease to end");
+            }
+        }
+        reason = renewal.until_it_fails() => {
+            tracing::error!(reason, "the ownership of the key tree is lost: reads and writes stop");
+            failed.send_replace(Some(reason));
+        }
+    }
+}
+
+impl Renewal {
+    async fn until_it_fails(&self) -> String {
+        let mut pause = self.term / RENEWALS;
+        loop {
+            tokio::time::sleep(pause.min(self.lease.left())).await;
+            if !self.lease.holds() {
+                return "the ownership of the key tree could not be renewed in time".to_owned();
+            }
+            let asked = boot_time();
+            let patience = self.term / RENEWALS;
+            let answer = tokio::time::timeout(patience, self.holder.renew(self.tree, self.owner)).await;
+            // What came after the end came too late: another may own the tree, whatever the answer says.
+            if !self.lease.holds() {
+                continue;
+            }
+            pause = self.term / RENEWALS;
+            match answer {
+                Ok(Ok(())) => self.lease.prolong(end(asked, self.term)),
+                Ok(Err(error @ HolderError::Replaced { .. })) => return error.to_string(),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the ownership of the key tree was not renewed");
+                    pause = self.term / RETRIES;
+                }
+                Err(_) => tracing::warn!("the root holder did not answer in time to renew"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ownership_ends_by_itself_and_only_ever_later() {
+        let now = boot_time();
+        assert!(Lease::until(None).holds());
+        assert!(!Lease::until(Some(now)).holds());
+        let lease = Lease::until(Some(now + Duration::from_secs(100)));
+        assert!(lease.holds() && lease.left() > Duration::from_secs(90));
+        lease.prolong(now);
+        assert!(lease.holds(), "an answer that comes late takes nothing back");
+        assert_eq!(end(now, Duration::from_secs(30)), now + Duration::from_secs(27));
+    }
+}
