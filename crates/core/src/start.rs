@@ -1,5 +1,5 @@
 //! What a start decides, and what a batch destroys: pure, so that the vault and the model of its protocol
-//! (`crates/testkit/tests/model`) run the same lines. Source: erasure.md, "Start" and "The batch".
+//! (`crates/core/tests/model`) run the same lines. Source: erasure.md, "Start" and "The batch".
 
 use std::collections::HashMap;
 
