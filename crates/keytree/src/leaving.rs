@@ -49,14 +49,12 @@ impl Former {
             return Err(stays(elsewhere(left)));
         }
         for held in held.iter().filter(|held| held.owner <= owner) {
-            match self.holder.destroy(self.tree, owner, held.root).await {
-                Ok(()) => {}
-                Err(error) => {
-                    // Replaced there, or its lease ran out while nobody needed it: owned anew by the next try.
-                    *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                    return Err(stays(error));
-                }
+            let destroyed = self.holder.destroy(self.tree, owner, held.root).await;
+            if let Err(HolderError::Replaced { .. }) = destroyed {
+                // A lease that ran out while nobody needed it: the next try owns anew.
+                *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
+            destroyed.map_err(stays)?;
         }
         match self.holder.unwrap(self.tree, left.root, &left.anchor).await {
             Err(HolderError::NoSuchRoot(_) | HolderError::DoesNotOpen(_)) => Ok(()),

@@ -65,6 +65,10 @@ impl RootHolder for Moody {
         self.inner.kind()
     }
 
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+
     fn destroy_class(&self) -> &'static str {
         self.inner.destroy_class()
     }

@@ -137,11 +137,16 @@ impl Records for Disk {
 pub(crate) struct Holder {
     files: FileHolder,
     power: Arc<Power>,
+    class: &'static str,
 }
 
 impl Holder {
     pub(crate) fn open(folder: &Path, power: Arc<Power>) -> Arc<dyn RootHolder> {
-        Arc::new(Self { files: FileHolder::open(folder).unwrap(), power })
+        Self::of_class(folder, power, "overwritten")
+    }
+
+    pub(crate) fn of_class(folder: &Path, power: Arc<Power>, class: &'static str) -> Arc<dyn RootHolder> {
+        Arc::new(Self { files: FileHolder::open(folder).unwrap(), power, class })
     }
 
     fn impose<'a, T: Unpin + Send + 'a>(
@@ -158,8 +163,12 @@ impl RootHolder for Holder {
         self.files.kind()
     }
 
+    fn place(&self) -> String {
+        self.files.place()
+    }
+
     fn destroy_class(&self) -> &'static str {
-        self.files.destroy_class()
+        self.class
     }
 
     fn own(&self, tree: TreeId) -> Answer<'_, Result<OwnerNumber, HolderError>> {
@@ -167,7 +176,7 @@ impl RootHolder for Holder {
     }
 
     fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
-        self.impose(self.files.create(tree, owner, root))
+        self.impose(async { self.files.create(tree, owner, root).await })
     }
 
     fn wrap<'a>(
@@ -189,7 +198,7 @@ impl RootHolder for Holder {
     }
 
     fn destroy(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
-        self.impose(self.files.destroy(tree, owner, root))
+        self.impose(async { self.files.destroy(tree, owner, root).await })
     }
 
     fn list(&self, tree: TreeId) -> Answer<'_, Result<Vec<HeldRoot>, HolderError>> {

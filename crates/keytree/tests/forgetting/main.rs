@@ -4,6 +4,7 @@
 mod adversary;
 mod disk;
 mod model;
+mod moving;
 
 use proptest::prelude::*;
 
