@@ -140,6 +140,33 @@ fn every_crate_of_the_workspace_has_a_row() {
     }
 }
 
+/// Faults planted on purpose (`src/mutants.rs`) are in a program only if somebody asks for them by hand.
+#[test]
+fn no_manifest_turns_mutants_on() {
+    const MUTANTS: &str = "mutants";
+    let names = |list: &Value, what: &str| {
+        list.as_array().into_iter().flatten().filter_map(Value::as_str).any(|name| name.contains(what))
+    };
+    let mut known = Vec::new();
+    for package in &packages() {
+        let name = short(package);
+        for (feature, turns_on) in package["features"].as_object().expect("features") {
+            assert!(
+                feature == MUTANTS || !names(turns_on, MUTANTS),
+                "{name}: feature {feature} turns mutants on"
+            );
+            if feature == MUTANTS {
+                known.push(name.to_owned());
+            }
+        }
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            assert!(!names(&dependency["features"], MUTANTS), "{name} depends on mutants");
+        }
+    }
+    known.sort();
+    assert_eq!(known, ["core", TESTS_ONLY], "whoever has such a feature: say why here");
+}
+
 /// Without this, an empty or misread list of edges would pass for a clean one.
 #[test]
 fn the_manifests_are_really_read() {

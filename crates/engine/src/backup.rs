@@ -116,10 +116,12 @@ pub fn create(
     let mut newest = None;
     for (index, (first_event, path)) in files.iter().enumerate() {
         let sealed = files.get(index.saturating_add(1)).map(|(_, next)| before(next)).transpose()?.flatten();
+        let length = std::fs::metadata(path).map_err(failed("reading the log"))?.len();
+        // By its length too: what was pruned since hashes to the same, and is shorter.
         let same = |part: &&LogPart| {
             sealed.is_some_and(|sealed| {
                 (part.first_event, part.bytes, &part.frame_hash)
-                    == (*first_event, sealed.bytes, &HEXLOWER.encode(&sealed.hash))
+                    == (*first_event, length, &HEXLOWER.encode(&sealed.hash))
             })
         };
         if let Some(part) = known.iter().flat_map(|known| &known.log).find(same)

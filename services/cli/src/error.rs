@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cloakroom_client::ClientError;
 use cloakroom_core::register::RegisterError;
+use cloakroom_engine::EngineError;
 use cloakroom_runtime::RuntimeError;
 
 use crate::commands::import::ImportError;
@@ -19,6 +20,9 @@ pub(crate) enum CliError {
     /// Certificates or configuration.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// A backup could not be made, read or restored.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// An import stopped.
     #[error(transparent)]
     Import(#[from] ImportError),
@@ -58,7 +62,7 @@ impl CliError {
         match self {
             Self::Client(error) => error.exit_code(),
             Self::Import(error) => error.exit_code(),
-            Self::Register { .. } | Self::Refused(_) | Self::System(_) => 1,
+            Self::Engine(_) | Self::Register { .. } | Self::Refused(_) | Self::System(_) => 1,
             Self::Runtime(_) | Self::File { .. } | Self::Usage(_) => 2,
             Self::Unreachable(_) => 3,
         }

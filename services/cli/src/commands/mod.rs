@@ -1,5 +1,6 @@
 //! A file per command, named as it is typed.
 
+mod backup;
 mod certificate;
 mod certs;
 mod completions;
@@ -13,10 +14,12 @@ mod erasure;
 mod fact;
 pub(crate) mod import;
 mod keys;
+mod ledger;
 mod log;
 mod rectify;
 mod register;
 mod release;
+mod restore;
 mod tokenize;
 mod vault;
 mod verify;
@@ -52,6 +55,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Keys(keys::Keys),
     #[command(subcommand)]
+    Backup(backup::Backup),
+    Restore(restore::Restore),
+    #[command(subcommand)]
+    Ledger(ledger::Ledger),
+    #[command(subcommand)]
     Log(log::Log),
     Doctor(doctor::Doctor),
     #[command(subcommand)]
@@ -80,6 +88,9 @@ impl Command {
             Self::Register(command) => command.run(settings, output).await,
             Self::Downstreams(command) => command.run(settings, output).await,
             Self::Keys(command) => command.run(settings, output).await,
+            Self::Backup(command) => command.run(settings, output).await,
+            Self::Restore(command) => command.run(settings, output).await,
+            Self::Ledger(command) => command.run(settings, output).await,
             Self::Log(command) => command.run(settings, output).await,
             Self::Doctor(command) => command.run(settings, output).await,
             Self::Certs(command) => command.run(output),

@@ -224,7 +224,7 @@ pub(super) fn look_everywhere(story: &mut Story<'_>, cast: &Cast) -> Result<(), 
     )?;
     let mut files =
         vec![story.house.folder.at("orders.tokens.csv"), story.house.folder.at("orders.rejects.csv")];
-    for folder in ["vault", "mail", "affiliate", "logs"] {
+    for folder in ["vault", "mail", "affiliate", "logs", "backups"] {
         gather(&story.house.folder.at(folder), &mut files);
     }
     let holds = |path: &Path| {

@@ -17,10 +17,10 @@ use crate::output::{Format, note};
 use crate::settings::Settings;
 
 /// How long a daemon may take to be ready.
-const READY_WITHIN: Duration = Duration::from_secs(90);
+pub(super) const READY_WITHIN: Duration = Duration::from_secs(90);
 
 /// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How often the downstreams ask for new controllers: somebody who plays waits for them.
 const REFRESH_MS: u64 = 1_000;
@@ -59,6 +59,17 @@ pub(super) struct Ports {
     pub(super) affiliate: SocketAddr,
     /// affiliate's health and metrics.
     pub(super) affiliate_health: SocketAddr,
+}
+
+/// Where a vault beside the vault listens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beside {
+    /// For services.
+    pub(super) vault: SocketAddr,
+    /// For officers.
+    pub(super) admin: SocketAddr,
+    /// Health and metrics.
+    pub(super) health: SocketAddr,
 }
 
 impl Ports {
@@ -132,6 +143,27 @@ impl House {
             at("vault/roots"),
             self.tls("vault"),
         )
+    }
+
+    /// A configuration for a vault beside the vault, whose folders lie in `name`, and where it will listen.
+    pub(super) fn beside(&self, name: &str) -> Result<(PathBuf, Beside), CliError> {
+        let Ports { vault, admin, health, .. } = Ports::choose(true)?;
+        let at = |part: &str| quoted(&self.folder.at(name).join(part));
+        let config = format!(
+            "listen = \"{vault}\"\n\
+             data = {}\nkeys = {}\nroots.folder = {}\n\
+             admins = [\"spiffe://{TRUST_DOMAIN}/person/dpo\"]\n\n\
+             [admin]\nlisten = \"{admin}\"\n\n\
+             [health]\nlisten = \"{health}\"\n\n\
+             [tls]\n{}\n\
+             [memory]\nallow_unlocked = true\n",
+            at("data"),
+            at("keys"),
+            at("roots"),
+            self.tls("vault"),
+        );
+        let path = self.folder.write(&format!("{name}.toml"), config.as_bytes())?;
+        Ok((path, Beside { vault, admin, health }))
     }
 
     fn mail_config(&self) -> String {
@@ -253,7 +285,7 @@ impl House {
 }
 
 /// A daemon's program lies beside this one.
-fn beside(name: &str) -> Result<PathBuf, CliError> {
+pub(super) fn beside(name: &str) -> Result<PathBuf, CliError> {
     let path = std::env::current_exe()?.with_file_name(name);
     if path.exists() {
         return Ok(path);

@@ -18,6 +18,7 @@ mod story;
 mod taking_in;
 mod tour;
 mod using;
+mod yesterday;
 
 use std::path::PathBuf;
 

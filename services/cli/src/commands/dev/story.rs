@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::house::House;
-use super::{forgetting, taking_in, using};
+use super::{forgetting, taking_in, using, yesterday};
 use crate::error::CliError;
 use crate::output::{Output, Tone};
 
@@ -64,12 +64,14 @@ pub(super) async fn tell(house: &mut House, output: &Output) -> Result<Held, Cli
     using::record_a_conversion(&mut story, &cast).await?;
     using::read_masked(&mut story, &cast).await?;
     using::be_refused(&mut story, &cast).await?;
+    yesterday::back_up(&mut story)?;
     let erasure = forgetting::erase(&mut story, &cast).await?;
     forgetting::hear_the_answers(&mut story, &erasure).await?;
     forgetting::verify_the_certificate(&mut story, &cast, &erasure).await?;
     forgetting::read_again(&mut story, &cast).await?;
     forgetting::mail_again(&mut story, &cast).await?;
     forgetting::look_everywhere(&mut story, &cast)?;
+    yesterday::restore_it(&mut story, &cast).await?;
     Ok(Held { other: cast.other, erasure_id: erasure.id })
 }
 
