@@ -5,7 +5,7 @@
 //! each tree and kind.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use cloakroom_core::ids::{RootId, TreeId};
@@ -28,23 +28,34 @@ use crate::holder::{HeldRoot, HolderError, OwnerNumber};
 const APPLICATION: &[u8] = b"cloakroom";
 const ROOT_BYTES: u64 = 32;
 const ROOT_ID_BYTES: usize = 16;
+/// A data object that is there from the first opening on. Some libraries find nothing in a token that has
+/// gone; who believed that would take every root for destroyed.
+const HERE: &str = "cloakroom here";
 /// What SoftHSM's tokens say of their maker.
 const SOFTWARE: &str = "SoftHSM project";
 
-/// Libraries that were loaded. One process has one of each, whoever uses it, and to its end: unloading one
-/// under another's session is nobody's to decide.
-static LOADED: Mutex<Vec<(PathBuf, Pkcs11)>> = Mutex::new(Vec::new());
+/// Libraries that were loaded. One process has one of each, whoever uses it, and to its end.
+static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
+
+struct Loaded {
+    module: PathBuf,
+    library: Pkcs11,
+    /// One more than there are sessions.
+    users: Arc<()>,
+}
 
 /// A session with a token, logged in.
 pub(super) struct Token {
     session: Session,
     is_hardware: bool,
+    /// Dropped after the session.
+    _user: Arc<()>,
 }
 
 impl Token {
     /// Loads the library, finds the token by its label and logs in.
     pub(super) fn open(module: &Path, label: &str, pin: Zeroizing<String>) -> Result<Self, HolderError> {
-        let library = library(module)?;
+        let (library, _user) = library(module)?;
         let slot = slot(&library, label)?;
         let info = library.get_token_info(slot).map_err(failed("looking at the token"))?;
         let place = library.get_slot_info(slot).map_err(failed("looking at the slot"))?;
@@ -59,7 +70,11 @@ impl Token {
             Err(error) => return Err(failed("logging in")(error)),
         }
         let is_hardware = place.hardware_slot() && info.manufacturer_id() != SOFTWARE;
-        Ok(Self { session, is_hardware })
+        let token = Self { session, is_hardware, _user };
+        if token.look(&data_like(HERE))?.is_empty() {
+            token.add_data(HERE, Vec::new())?;
+        }
+        Ok(token)
     }
 
     /// Whether the slot calls itself hardware and the maker is not known for software.
@@ -71,7 +86,7 @@ impl Token {
     pub(super) fn roots(&self, tree: TreeId) -> Result<Vec<(ObjectHandle, HeldRoot)>, HolderError> {
         let wanted = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Label(root_label(tree))];
         let mut roots = Vec::new();
-        for object in self.session.find_objects(&wanted).map_err(failed("listing roots"))? {
+        for object in self.find(&wanted)? {
             let Some(id) = self.bytes(object, AttributeType::Id)? else { continue };
             roots.push((object, root_of(&id).ok_or(HolderError::Damaged("root's id"))?));
         }
@@ -145,13 +160,8 @@ impl Token {
 
     /// The data objects with this label.
     pub(super) fn data(&self, label: &str) -> Result<Vec<(ObjectHandle, Vec<u8>)>, HolderError> {
-        let wanted = [
-            Attribute::Class(ObjectClass::DATA),
-            Attribute::Application(APPLICATION.to_vec()),
-            Attribute::Label(label.as_bytes().to_vec()),
-        ];
         let mut found = Vec::new();
-        for object in self.session.find_objects(&wanted).map_err(failed("finding what was noted"))? {
+        for object in self.find(&data_like(label))? {
             if let Some(value) = self.bytes(object, AttributeType::Value)? {
                 found.push((object, value));
             }
@@ -184,6 +194,19 @@ impl Token {
         self.remove(object)
     }
 
+    /// Nothing is what is found only in a token that is there.
+    fn find(&self, wanted: &[Attribute]) -> Result<Vec<ObjectHandle>, HolderError> {
+        let found = self.look(wanted)?;
+        if found.is_empty() && self.look(&data_like(HERE))?.is_empty() {
+            return Err(HolderError::Unreachable("the token shows nothing of what it holds".to_owned()));
+        }
+        Ok(found)
+    }
+
+    fn look(&self, wanted: &[Attribute]) -> Result<Vec<ObjectHandle>, HolderError> {
+        self.session.find_objects(wanted).map_err(failed("looking for objects"))
+    }
+
     /// One attribute; `None` where the object has gone since it was found.
     fn bytes(&self, object: ObjectHandle, wanted: AttributeType) -> Result<Option<Vec<u8>>, HolderError> {
         let found = match self.session.get_attributes(object, &[wanted]) {
@@ -197,18 +220,35 @@ impl Token {
     }
 }
 
-fn library(module: &Path) -> Result<Pkcs11, HolderError> {
+/// The library, started. One that nobody has a session with is started anew: many find a token again only then
+/// that was away, or a connection that was lost.
+fn library(module: &Path) -> Result<(Pkcs11, Arc<()>), HolderError> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, library)) = loaded.iter().find(|(path, _)| path == module) {
-        return Ok(library.clone());
+    let Some(known) = loaded.iter().find(|known| known.module == module) else {
+        let library = Pkcs11::new(module).map_err(failed("loading the PKCS#11 library"))?;
+        start(&library)?;
+        let users = Arc::new(());
+        loaded.push(Loaded {
+            module: module.to_owned(),
+            library: library.clone(),
+            users: Arc::clone(&users),
+        });
+        return Ok((library, users));
+    };
+    let user = Arc::clone(&known.users);
+    if Arc::strong_count(&known.users) == 2 {
+        // Whatever it says: started it must be.
+        let _ = known.library.clone().finalize();
+        start(&known.library)?;
     }
-    let library = Pkcs11::new(module).map_err(failed("loading the PKCS#11 library"))?;
+    Ok((known.library.clone(), user))
+}
+
+fn start(library: &Pkcs11) -> Result<(), HolderError> {
     match library.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-        Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-        Err(error) => return Err(failed("starting the PKCS#11 library")(error)),
+        Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
+        Err(error) => Err(failed("starting the PKCS#11 library")(error)),
     }
-    loaded.push((module.to_owned(), library.clone()));
-    Ok(library)
 }
 
 fn slot(library: &Pkcs11, label: &str) -> Result<Slot, HolderError> {
@@ -224,6 +264,14 @@ fn slot(library: &Pkcs11, label: &str) -> Result<Slot, HolderError> {
         [] => Err(HolderError::Unreachable(format!("no token is labelled {label:?}"))),
         _ => Err(HolderError::Refused(format!("more than one token is labelled {label:?}"))),
     }
+}
+
+fn data_like(label: &str) -> [Attribute; 3] {
+    [
+        Attribute::Class(ObjectClass::DATA),
+        Attribute::Application(APPLICATION.to_vec()),
+        Attribute::Label(label.as_bytes().to_vec()),
+    ]
 }
 
 fn root_label(tree: TreeId) -> Vec<u8> {
