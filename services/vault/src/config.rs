@@ -39,6 +39,8 @@ pub const CACHE_BYTES: usize = 4 << 20;
 pub const QUEUE_WRITES_MAX: usize = 1_024;
 /// Events in one group commit: more would make the first of them wait for the last.
 pub const COMMIT_EVENTS_MAX: usize = 4096;
+/// The log's segments: what is sealed, pruned and copied at once.
+const SEGMENT_BYTES: u64 = 64 << 20;
 /// Kept free on the disk: what a start, a fence and a batch need when nothing else may be written any more.
 pub const RESERVE_BYTES: u64 = 256 << 20;
 /// The access log reaches the disk after so long at most; the kernel has it before every answer.
@@ -241,6 +243,7 @@ impl Config {
             erase_batch_ms: self.erase.batch_ms,
             queue_max: self.store.queue_writes_max,
             commit_events_max: self.store.commit_events_max,
+            segment_bytes: SEGMENT_BYTES,
             admins: self.admins.clone(),
             source: self.principal.clone(),
             bus: self.kafka.bus_options()?,
