@@ -609,3 +609,49 @@ async fn a_pruned_file_that_was_restored_to_an_earlier_end_goes_on_there() {
         assert_eq!(find_end(folder.path(), 0).await.unwrap(), chain.end());
     }
 }
+
+#[tokio::test]
+async fn the_bytes_of_a_pruned_segment_are_these() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), 1);
+    log.find_end(0).await.unwrap();
+    log.cut().await.unwrap();
+    let mut chain = Chain::default();
+    for number in 0..2 {
+        chain.append(&log, number, ["dead ".repeat(30), "alive".to_owned()]).await;
+    }
+    let shorter = std::collections::BTreeMap::from([(1, bytes::Bytes::from_static(b"dead"))]);
+    log.prune(EventNumber(1), shorter).await.unwrap();
+    let bytes = fs::read(segment(folder.path(), 1)).unwrap();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        hex,
+        concat!(
+            // "CLOAKLOG", format, first event, first frame; nothing before it; checksum
+            "434c4f414b4c4f47020000000100000000000000",
+            "0100000000000000",
+            "00000000000000000000000000000000",
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "9ba43efd",
+            // length, checksum; the segment's length before, and now
+            "1000000006022b75",
+            "5d010000000000002801000000000000",
+            // length, checksum; version, position, previous hash, key commit rested on
+            "b8000000e8f96b0b",
+            "0802",
+            "12140a10070707070707070707070707070707071001",
+            "1a200000000000000000000000000000000000000000000000000000000000000000",
+            "22140a10080808080808080808080808080808081065",
+            // ends, first event
+            "32021001",
+            "320d080310ffffffffffffffffff01",
+            "3801",
+            // what the frame hashed to; of its first event the leaf hash
+            "4a20300ea4a30124f8b5525a1c8f63704099f4a6d4fac58c88ec96f26cd6a7d830c0",
+            "5222122066139a0ad3616e640cf672d7b98486b943afa7b4f6dd53da294a4f699c38bb07",
+            // "dead", "alive"
+            "420464656164",
+            "4205616c697665",
+        )
+    );
+}
