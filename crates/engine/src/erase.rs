@@ -90,7 +90,7 @@ impl House {
         for _ in 0..TRIES {
             let subject = self.whom(&controller, &request.who).await?;
             let memo = match self.remembered(principal, VERB, &request.idempotency_key).await? {
-                Some(Known::Repeat(before)) => return self.repeat(&before, &request, &subject).await,
+                Some(Known::Repeat(_, before)) => return self.repeat(&before, &request, &subject).await,
                 Some(Known::New(memo)) => Some(memo),
                 None => None,
             };

@@ -47,8 +47,8 @@ impl Memo {
 pub(crate) enum Known {
     /// Not seen in the last 24 hours.
     New(Memo),
-    /// What it led to.
-    Repeat(RequestRemembered),
+    /// What it led to, and the event that remembers it.
+    Repeat(EventNumber, RequestRemembered),
 }
 
 impl House {
@@ -78,7 +78,7 @@ impl House {
                 && now.saturating_sub(event.at) <= REMEMBERED_MS
                 && let Body::RequestRemembered(it) = event.body
             {
-                return Ok(Some(Known::Repeat(it)));
+                return Ok(Some(Known::Repeat(EventNumber(found), it)));
             }
         }
         Ok(Some(Known::New(Memo { day_key: newest.event, mac: mac(&newest) })))

@@ -9,14 +9,16 @@ use bytes::Bytes;
 use cloakroom_core::event::{Body, Outcome, RequestRemembered, Shape, SubjectCreated, ValueStored};
 use cloakroom_core::field;
 use cloakroom_core::ids::{EventNumber, SubjectNumber};
+use cloakroom_core::mutants::Mutant;
 use cloakroom_core::refusal::{CallRefusal, Code, Refusal};
 use cloakroom_core::subject::{CHAIN_MAX, Subject};
 use cloakroom_core::{card, text};
 use cloakroom_crypto::seal::Context;
-use cloakroom_crypto::{Key, Plaintext, random, role, short};
+use cloakroom_crypto::{Key, Plaintext, hash, random, role, short};
 
 use crate::house::{House, TRIES, declined};
 use crate::idempotency::{Known, Memo};
+use crate::mutants;
 use crate::proposal::{BLANK, Declined, Draft, Guard, NewKey, drafted, place_of};
 use crate::state::InForce;
 
@@ -141,7 +143,7 @@ impl House {
             request.items.iter().map(|item| work.check(principal, item)).collect();
         for _ in 0..TRIES {
             let memo = match self.remembered(principal, VERB, &request.idempotency_key).await? {
-                Some(Known::Repeat(before)) => return work.repeat(&before, &checked).await,
+                Some(Known::Repeat(at, before)) => return work.repeat(at, &before, &checked).await,
                 Some(Known::New(memo)) => Some(memo),
                 None => None,
             };
@@ -311,7 +313,7 @@ impl Work<'_> {
                 short::digits(length).ok_or_else(|| invalid("shape: no room for digits"))?
             }
         };
-        let (key, bits) = (Key::<role::Value>::random(), random::u64());
+        let (mut key, bits) = (NewKey::Value(Key::random()), random::u64());
         let controller = self.controller.register.controller();
         let context = Context {
             controller,
@@ -321,8 +323,11 @@ impl Work<'_> {
             bits,
             value_version: 1,
         };
-        let sealed: Bytes =
-            key.borrow().seal(&item.value, &context).map_err(|_| invalid("value: too-long"))?;
+        if Mutant::DerivedKeys.lives() {
+            key = mutants::derived_key(&self.house.state, &context).unwrap_or(key);
+        }
+        let sealing = key.for_slot().for_job::<role::Value>();
+        let sealed: Bytes = sealing.seal(&item.value, &context).map_err(|_| invalid("value: too-long"))?;
         let subject = match (person.drafted, &person.known) {
             (Some(draft), _) => SubjectNumber(drafted(draft).0),
             (None, Some(subject)) => subject.number,
@@ -342,7 +347,7 @@ impl Work<'_> {
             slot: BLANK,
             sealed,
         };
-        Ok((Draft::with_key(Body::ValueStored(stored), self.controller.subtree, NewKey::Value(key)), guard))
+        Ok((Draft::with_key(Body::ValueStored(stored), self.controller.subtree, key), guard))
     }
 
     async fn commit(
@@ -359,7 +364,13 @@ impl Work<'_> {
             let outcomes = plan.done.iter().map(outcome).collect();
             plan.guards.extend(memo.guards());
             let controller = self.controller.register.controller();
-            plan.drafts.push(memo.draft(VERB, controller, self.activity, outcomes));
+            let mut remembered = memo.draft(VERB, controller, self.activity, outcomes);
+            if Mutant::UnkeyedHash.lives()
+                && let (Body::RequestRemembered(it), Some(item)) = (&mut remembered.body, self.items.last())
+            {
+                it.key_mac = hash::sha256(item.value.as_bytes());
+            }
+            plan.drafts.push(remembered);
         }
         // What the answers need stays here; keys and ciphertext go to the writer.
         let bodies: Vec<Option<ValueStored>> = plan
@@ -394,9 +405,10 @@ impl Work<'_> {
     }
 
     /// Answers a repeat of a request as the first one was, or CONFLICT where it says something else. A value
-    /// that has died since answers ERASED; it is never stored again.
+    /// that has died since answers ERASED; it is never stored again. `at` remembers the first one.
     async fn repeat(
         &self,
+        at: EventNumber,
         before: &RequestRemembered,
         checked: &[Result<(), Refusal>],
     ) -> Result<Vec<Result<Tokenized, Refusal>>, CallRefusal> {
@@ -409,7 +421,7 @@ impl Work<'_> {
         let mut labels: HashMap<&str, SubjectNumber> = HashMap::new();
         for ((item, outcome), checked) in self.items.iter().zip(&before.items).zip(checked) {
             answers.push(match (outcome, checked) {
-                (Outcome::Value(number), Ok(())) => self.repeat_value(*number, item, &mut labels).await,
+                (Outcome::Value(number), Ok(())) => self.repeat_value(at, *number, item, &mut labels).await,
                 (Outcome::Refused(Code::Invalid), Err(refusal)) if refusal.code == Code::Invalid => {
                     Err(refusal.clone())
                 }
@@ -428,6 +440,7 @@ impl Work<'_> {
 
     async fn repeat_value<'a>(
         &self,
+        at: EventNumber,
         number: EventNumber,
         item: &'a TokenizeItem,
         labels: &mut HashMap<&'a str, SubjectNumber>,
@@ -444,7 +457,13 @@ impl Work<'_> {
             return Err(conflict());
         }
         let text = self.house.open(number, &stored).await?;
-        if text.same_as(&item.value) { Ok(self.tokenized(number, &stored)) } else { Err(conflict()) }
+        // What stood there then cannot be compared any more, and whoever repeats a request gets its answer.
+        let rectified_since = self.house.state.rectification(number).is_some_and(|newest| newest > at);
+        if rectified_since || text.same_as(&item.value) {
+            Ok(self.tokenized(number, &stored))
+        } else {
+            Err(conflict())
+        }
     }
 
     fn tokenized(&self, number: EventNumber, stored: &ValueStored) -> Tokenized {

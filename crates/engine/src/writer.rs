@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use cloakroom_core::clock::Clock;
 use cloakroom_core::event::{Body, Event, KeysDestroyed, SystemKeyKind};
 use cloakroom_core::ids::{EventNumber, FramePosition, Slot, StartId, Subtree};
+use cloakroom_core::mutants::Mutant;
 use cloakroom_keytree::{Fault, HolderError, TreeWriter};
 use cloakroom_store::{Batch, Frame, FrameHash, Log, Records, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::EngineError;
 use crate::durable::Durable;
+use crate::mutants;
 use crate::projection;
 use crate::proposal::{Closed, Declined, Draft, Guard, Proposal, Written, fill, link};
 use crate::state::State;
@@ -32,6 +34,10 @@ const ROOT_RETRY: Duration = Duration::from_secs(1);
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// A day key dies when every request it could recognise is older than the 24 hours for which they are kept.
 pub(crate) const DAY_KEY_MS: i64 = 48 * 60 * 60 * 1_000;
+
+/// What was remembered under a day key that is dead is taken away so many requests at a time, this far apart.
+const FORGOTTEN_AT_ONCE: usize = 10_000;
+const FORGET_EVERY: Duration = Duration::from_secs(1);
 
 /// How groups and batches are sized.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +85,7 @@ pub(crate) struct Writer {
     checkpointed: u64,
     last_note: Instant,
     noted: u64,
+    last_forgot: Instant,
 }
 
 /// What a group has taken in.
@@ -129,6 +136,7 @@ impl Writer {
             full_until: None,
             last_key_commit: Instant::now(),
             last_note: Instant::now(),
+            last_forgot: Instant::now(),
         }
     }
 
@@ -284,7 +292,9 @@ impl Writer {
                 Body::SystemKeyMade(made) if made.kind == SystemKeyKind::Idempotency
             );
             if draft.body.is_fence() {
-                fences.push(OpenFence { number: *number, slots: draft.body.dooms(), closed: None });
+                let kept = Mutant::RectifiedSlotKept.lives() && matches!(draft.body, Body::ValueRectified(_));
+                let slots = if kept { vec![] } else { draft.body.dooms() };
+                fences.push(OpenFence { number: *number, slots, closed: None });
             }
             group.events.push(Event { at, body: draft.body });
         }
@@ -331,7 +341,11 @@ impl Writer {
         self.log_ends.extend(frame.ends.iter().copied());
         let numbered = || (frame.first_event.0..).map(EventNumber).zip(&group.events);
         numbered().for_each(|(number, event)| self.state.raise(number, event));
-        self.projections.apply(projection::changes(&frame, &group.events, self.newest_start)).await?;
+        let mut changes = projection::changes(&frame, &group.events, self.newest_start);
+        if Mutant::KeyInProjection.lives() {
+            mutants::leave_a_key(&mut changes, &group.keys);
+        }
+        self.projections.apply(changes).await?;
         self.newest_start = Some(frame.at.start);
         for (number, event) in numbered() {
             self.state.apply(number, event)?;
@@ -398,7 +412,7 @@ impl Writer {
         self.orphans.clear();
         self.forget_day_keys(&old_day_keys);
         match result {
-            Err(Fault::RootStays(error)) => {
+            Err(Fault::RootStays(error)) if !Mutant::ClosedWhileRootLives.lives() => {
                 let error = error.map(|error| error.to_string());
                 tracing::error!(error, "a former root is not gone: fences stay open");
                 self.root_stays = Some(Instant::now());
@@ -444,6 +458,9 @@ impl Writer {
         }
         if self.last_note.elapsed() >= NOTE_EVERY && self.tree.at().number > self.noted {
             self.note().await?;
+        }
+        if self.last_forgot.elapsed() >= FORGET_EVERY {
+            self.forget_requests().await?;
         }
         Ok(())
     }
@@ -500,6 +517,22 @@ impl Writer {
     fn forget_day_keys(&self, dead: &[Slot]) {
         let mut keys = self.state.day_keys.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         keys.retain(|key| !dead.contains(&key.slot));
+    }
+
+    /// Takes away what was remembered under the keys of days before the oldest that lives: nothing finds it any more.
+    /// What a crash brings back goes the same way.
+    async fn forget_requests(&mut self) -> Result<(), EngineError> {
+        self.last_forgot = Instant::now();
+        let oldest = crate::state::read(&self.state.day_keys).iter().map(|day| day.event).min();
+        let oldest = projection::about(b'i', oldest.unwrap_or_else(|| self.state.newest_day_key()));
+        let mut dead = Batch::default();
+        for (key, _) in self.projections.scan(b"i", None, FORGOTTEN_AT_ONCE).await? {
+            if key.as_ref() >= oldest.as_slice() {
+                break;
+            }
+            dead.remove(key.to_vec());
+        }
+        if dead.changes.is_empty() { Ok(()) } else { Ok(self.projections.apply(dead).await?) }
     }
 
     fn durable(&self) -> Option<FramePosition> {

@@ -1,7 +1,12 @@
 //! Each verb, and what it must refuse.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use cloakroom_core::refusal::{CallRefusal, Code};
-use cloakroom_engine::{DetokenizeRequest, Fact, Plaintext, TokenState, Who};
+use cloakroom_engine::open::Layers;
+use cloakroom_engine::{DetokenizeRequest, Engine, Fact, Plaintext, TokenState, Who};
+use cloakroom_store::Records;
 
 use crate::house::{
     DPO, House, MAIL, ORDERS, SEE, SUPPORT, erasure_of, item, known, new, person, read, tokenize,
@@ -76,6 +81,19 @@ async fn a_repeat_gets_the_same_answer_and_another_body_a_conflict() {
     assert!(conflict.iter().all(|answer| answer.as_ref().unwrap_err().code == Code::Conflict));
 
     let subject = first[0].as_ref().unwrap().subject_id.clone();
+    rectify(&engine, &first[0].as_ref().unwrap().token, "ada@example.org").await;
+    assert_eq!(
+        tokenize(&engine, "order-1", body()).await[0],
+        first[0],
+        "the token stands for the field still"
+    );
+    // Of a value that had been rectified before, what stood there is known.
+    let held = |value: &str| vec![item(known(&subject), "email", value)];
+    let second = tokenize(&engine, "order-2", held("ada@example.org")).await;
+    assert_eq!(second[0], first[0]);
+    let conflict = tokenize(&engine, "order-2", held("eve@example.com")).await;
+    assert_eq!(conflict[0].as_ref().unwrap_err().code, Code::Conflict);
+
     engine.request_erasure(DPO, erasure_of(&subject)).await.unwrap();
     let dead = tokenize(&engine, "order-1", body()).await;
     assert_eq!(dead[0].as_ref().unwrap_err().code, Code::Erased, "a repeat never stores again");
@@ -84,6 +102,46 @@ async fn a_repeat_gets_the_same_answer_and_another_body_a_conflict() {
     let later = tokenize(&engine, "order-1", body()).await;
     assert_ne!(later[0].as_ref().unwrap().subject_id, subject, "after 24 hours the key is new");
     engine.close().await;
+}
+
+/// Keeps hold of the projections.
+struct Watched(Option<Arc<dyn Records>>);
+
+impl Layers for Watched {
+    fn projections(&mut self, projections: Arc<dyn Records>) -> Arc<dyn Records> {
+        Arc::clone(self.0.insert(projections))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_remembered_under_a_dead_day_key_is_taken_away() {
+    let house = House::new();
+    house.ready().await.close().await;
+    let mut watched = Watched(None);
+    let engine = house.open_over(&mut watched).await.unwrap();
+    let projections = watched.0.unwrap();
+    let remembered = async || projections.scan(b"i", None, 10).await.unwrap().len();
+    let order =
+        async |key: &str| tokenize(&engine, key, vec![item(new("a"), "email", "ada@example.com")]).await;
+    let first = order("order-1").await;
+    order("order-2").await;
+    house.clock.advance_ms(25 * 60 * 60 * 1_000);
+    let second = order("order-3").await;
+    assert_eq!(remembered().await, 3, "the first day's key may still be asked");
+    house.clock.advance_ms(23 * 60 * 60 * 1_000 + 1);
+    let begun = Instant::now();
+    while remembered().await > 1 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "what nothing finds any more stays");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(order("order-3").await, second, "the second day's key lives");
+    assert_ne!(order("order-1").await, first);
+    engine.close().await;
+}
+
+async fn rectify(engine: &Engine, token: &str, value: &str) {
+    let items = vec![(token.to_owned(), Plaintext::from_slice(value.as_bytes()))];
+    assert_eq!(engine.rectify(ORDERS, SEE, items).await.unwrap(), [Ok(2)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
