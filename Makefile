@@ -4,7 +4,9 @@
 #   make run            build, start everything on this machine, play the story, stay until Ctrl-C
 #   make run ONCE=1     end after the story, with exit code 0 only if every step held
 #   make test           every test, against a real Apache Kafka; T='...' goes to cargo nextest
+#   make forensic       the proof: a thousand people under the recorder, the adversary, every mutant; a table
 #   make check          format, lints, licences and bans, documentation, .proto files, examples
+#   make kill N=1000    kill -9 at every step of the protocol and at random, N times (default 100); SEED= plays again
 #   make bench          the vault against its ceilings: a table, and JSON; QUICK=1 takes under five minutes
 #   make setup          all set-up at once
 #   make clean          remove what was built
@@ -12,7 +14,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/target/tools/bin:$(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup build run test check bench clean
+.PHONY: help setup build run test forensic check kill bench clean
 .PHONY: check-format check-lints check-supply check-docs check-proto check-examples
 
 help:
@@ -36,6 +38,11 @@ test:
 	@$(MAKE) --no-print-directory build
 	@scripts/test.sh $(T)
 
+# The one command that builds faults in on purpose, into its own test alone: the proof must find each of them.
+forensic:
+	@scripts/setup.sh test
+	@cargo test --locked -p cloakroom-testkit --features mutants --test forensic -- --ignored --exact --nocapture table::the_proof
+
 check:
 	@scripts/setup.sh check
 	@$(MAKE) --no-print-directory check-format check-proto check-examples check-supply check-lints check-docs
@@ -57,6 +64,11 @@ check-proto:
 
 check-examples:
 	python3 -B examples/orders/generate.py --check examples/orders/orders.csv
+
+kill:
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory build
+	@scripts/kill.sh $(if $(N),$(N),100) $(SEED)
 
 # The release profile, which nothing else here builds: the first time takes as long as everything else.
 bench:

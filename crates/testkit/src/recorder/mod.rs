@@ -4,6 +4,7 @@
 //! - [`journal`]: what is written down, and how it is read
 //! - [`images`]: a journal played back: every version of every file
 //! - [`disk`]: a journal played onto a disk that loses what was not synced
+//! - [`memory`]: what lies in a process's memory
 //! - [`filter`]: which calls stop the program
 //!
 //! It is ptrace with a seccomp filter, because that is at the kernel's door: sled's own threads are seen, and
@@ -17,6 +18,7 @@
 pub mod disk;
 pub mod images;
 pub mod journal;
+pub mod memory;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod calls;

@@ -1,0 +1,30 @@
+//! What a dying vault leaves in a core dump: nothing.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use cloakroom_testkit::recorder::Recorder;
+use cloakroom_testkit::recorder::memory::{dump, mappings};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::house::{House, files};
+use crate::kills::WATCHED;
+
+/// A vault that aborts leaves no core, whatever the machine does with cores; whoever may debug it can read it.
+#[tokio::test]
+async fn an_abort_leaves_no_core() {
+    let mut house = House::prepare(None);
+    house.vault.record(&Recorder::new(house.folder(), &WATCHED));
+    house.vault.start();
+    house.vault_is_ready().await;
+    let id = house.vault.process_id().unwrap();
+    assert!(mappings(id).unwrap().iter().any(|mapping| mapping.name == "[stack]"));
+    let read = house.folder().join("read");
+    assert!(dump(id, &read).unwrap() > 1 << 20, "root and a debugger read it all the same");
+
+    kill_process(Pid::from_raw(id.try_into().unwrap()).unwrap(), Signal::ABORT).unwrap();
+    let status = house.vault.wait(Duration::from_secs(20)).await;
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false));
+    let cores = files(house.folder()).into_iter().filter(|path| path.ends_with("core"));
+    assert_eq!(cores.count(), 0);
+}
