@@ -28,6 +28,12 @@ fn child() {
 
 #[test]
 fn the_first_signal_drains_and_the_second_ends_the_process() {
+    for (first, second) in [(Signal::TERM, Signal::INT), (Signal::INT, Signal::TERM)] {
+        drains_and_ends(first, second);
+    }
+}
+
+fn drains_and_ends(first: Signal, second: Signal) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--nocapture"])
         .env(CHILD, "1")
@@ -37,8 +43,8 @@ fn the_first_signal_drains_and_the_second_ends_the_process() {
     let pid = Pid::from_child(&child);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     lines.find(|line| line == "running").expect("the child runs");
-    kill_process(pid, Signal::TERM).unwrap();
+    kill_process(pid, first).unwrap();
     lines.find(|line| line == "draining").expect("the child drains");
-    kill_process(pid, Signal::INT).unwrap();
+    kill_process(pid, second).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(FORCED_EXIT_CODE));
 }

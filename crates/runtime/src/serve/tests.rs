@@ -226,6 +226,10 @@ async fn a_hangup_reloads_at_once() {
     assert!(serial().await == old, "nobody has looked");
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
     until("the new certificate is served", async || serial().await != old).await;
+    // Also where no file tells that it was changed: whoever asks may know better.
+    let before = port.identity.config();
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
+    until("all is read anew", async || !Arc::ptr_eq(&before, &port.identity.config())).await;
 }
 
 #[tokio::test]
