@@ -9,7 +9,7 @@ use cloakroom_proto::admin::v1::{
 use serde_json::{Value, json};
 
 use crate::error::CliError;
-use crate::output::{Output, columns, moment, word};
+use crate::output::{Output, columns, moment, note, word};
 use crate::settings::Settings;
 
 /// Erasures and how far they are
@@ -40,7 +40,7 @@ pub(crate) enum Erasure {
         /// era_...
         erasure_id: String,
     },
-    /// Announces an erasure again
+    /// Announces an erasure again to those who owe an answer; a completed one is left as it is
     Redrive {
         /// era_...
         erasure_id: String,
@@ -94,6 +94,9 @@ impl Erasure {
             Self::Redrive { erasure_id } => {
                 let request = RedriveErasureRequest { erasure_id: erasure_id.clone() };
                 let erasure = admin.redrive_erasure(request).await?.erasure.unwrap_or_default();
+                if erasure.completed_unix_ms > 0 {
+                    note("completed before: nobody owes an answer, so nothing was announced again");
+                }
                 output.result(&json(&erasure), || text(&erasure))
             }
         }
