@@ -24,15 +24,24 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+/// What a file of traces is called, beside that of metrics.
+pub(crate) const TRACES: &str = "traces.otlp";
+
 /// Ends with the runtime that it was started in.
 #[derive(Clone)]
-pub(crate) struct Collector(Arc<Mutex<File>>);
+pub(crate) struct Collector {
+    traces: Arc<Mutex<File>>,
+    metrics: Arc<Mutex<File>>,
+}
 
 impl Collector {
-    /// Starts one; `file` gets every message as it came, unpacked.
-    pub(crate) async fn start(file: &Path) -> SocketAddr {
-        let file = OpenOptions::new().create(true).append(true).open(file).unwrap();
-        let collector = Self(Arc::new(Mutex::new(file)));
+    /// Starts one; two files in `folder` get every message as it came, unpacked.
+    pub(crate) async fn start(folder: &Path) -> SocketAddr {
+        let file = |name| {
+            let file = OpenOptions::new().create(true).append(true).open(folder.join(name)).unwrap();
+            Arc::new(Mutex::new(file))
+        };
+        let collector = Self { traces: file(TRACES), metrics: file("metrics.otlp") };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = Server::builder()
@@ -41,10 +50,10 @@ impl Collector {
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         address
     }
+}
 
-    fn keep(&self, message: &impl Message) {
-        self.0.lock().unwrap().write_all(&message.encode_to_vec()).unwrap();
-    }
+fn keep(file: &Mutex<File>, message: &impl Message) {
+    file.lock().unwrap().write_all(&message.encode_to_vec()).unwrap();
 }
 
 #[tonic::async_trait]
@@ -53,7 +62,7 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.keep(request.get_ref());
+        keep(&self.traces, request.get_ref());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -64,7 +73,7 @@ impl MetricsService for Collector {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        self.keep(request.get_ref());
+        keep(&self.metrics, request.get_ref());
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }

@@ -18,9 +18,13 @@ use cloakroom_testkit::adversary::spelled::{Planted, Scan};
 use cloakroom_testkit::daemons::Daemon;
 use cloakroom_testkit::kafka::Kafka;
 use cloakroom_testkit::seed::Sequence;
+use cloakroom_testkit::wait;
 
-use crate::collector::Collector;
-use crate::house::{House, get};
+use crate::collector::{Collector, TRACES};
+use crate::house::{House, SETTLE_MAX, get};
+
+/// How the span of an erasure's request is called.
+const ERASING: &[u8] = b"AdminService/RequestErasure";
 
 /// What everybody may know of a value is a code; everything else of these is random.
 struct Garden {
@@ -376,7 +380,7 @@ async fn no_planted_value_is_written_anywhere() {
     let mut house = House::prepare(Some(&kafka.bootstrap()));
     let papers = house.folder().join("papers");
     fs::create_dir(&papers).unwrap();
-    let collector = Collector::start(&house.folder().join("telemetry.otlp")).await;
+    let collector = Collector::start(house.folder()).await;
     house.tell_everything(collector);
     house.vault.start();
     house.vault_is_ready().await;
@@ -408,6 +412,14 @@ async fn no_planted_value_is_written_anywhere() {
     let source = tempfile::tempdir().unwrap(); // the export itself is in the clear
     story.import(source.path(), &papers).await;
     story.erase(&ann, &papers).await;
+    // Spans leave in the order in which they ended, some seconds later; what is killed takes with it what has not
+    // left.
+    let traces = story.house.folder().join(TRACES);
+    wait::until(SETTLE_MAX, "the spans of all so far have left", async || {
+        let spans = fs::read(&traces).unwrap();
+        spans.windows(ERASING.len()).any(|part| part == ERASING).then_some(())
+    })
+    .await;
     for daemon in [&mut story.house.vault, &mut story.house.mail, &mut story.house.affiliate] {
         daemon.kill9();
         daemon.start();
@@ -427,8 +439,10 @@ fn look(story: &Story, kafka: &Kafka) {
     let scan = Scan::of(&story.garden.planted);
     let kafka = kafka.data_folder();
     let folders = [story.house.folder(), kafka.as_path()];
-    let telemetry = fs::metadata(story.house.folder().join("telemetry.otlp")).unwrap().len();
-    assert!(telemetry > 10_000, "only {telemetry} bytes of traces and metrics came");
+    for file in [TRACES, "metrics.otlp"] {
+        let telemetry = fs::metadata(story.house.folder().join(file)).unwrap().len();
+        assert!(telemetry > 10_000, "only {telemetry} bytes came for {file}");
+    }
     let (found, bytes) = scan.folders(folders);
     println!("{} values looked for in {} MiB", story.garden.planted.len(), bytes >> 20);
     assert!(found.is_empty(), "{found:#?}");
