@@ -116,6 +116,7 @@ look() {
     if wants test; then
         command_for softhsm2-util "a PKCS#11 token to test against" softhsm2
         command_for swtpm "a TPM to test against" swtpm
+        command_for go "checks the log with Go's checksum-database packages" golang-go
         kafka_needs
     fi
 }
@@ -195,6 +196,19 @@ buf_tool() {
     ln -sf "../buf-$BUF_VERSION/node_modules/.bin/buf" "$TOOLS/bin/buf"
 }
 
+# The program that checks the log as a stranger, built once for each version of its source.
+log_verifier() {
+    local source=services/vault/tests/go stamp
+    stamp="$TOOLS/log-verifier.$(cat "$source"/go.* "$source"/*.go | cksum | cut -d' ' -f1)"
+    [[ -e "$stamp" && -x "$TOOLS/bin/log-verifier" ]] && return 0
+    echo "Building the log verifier into target/tools."
+    mkdir -p "$TOOLS/bin"
+    # Writable, so that the folder can be removed; no other toolchain is fetched.
+    (cd "$source" && GOTOOLCHAIN=local GOFLAGS="-mod=readonly -modcacherw" GOMODCACHE="$TOOLS/go" \
+        quietly go build -o "$TOOLS/bin/log-verifier" .) || return 1
+    touch "$stamp"
+}
+
 look
 if [[ ${#by_hand[@]} != 0 ]]; then printf '\n%s\n' "${by_hand[@]}" >&2; fi
 install_system_packages
@@ -205,5 +219,6 @@ if wants check; then buf_tool; fi
 if wants test; then
     python_tools scripts/python-client.txt
     python_tools scripts/test-servers.txt
+    log_verifier
 fi
 echo "Ready for $PURPOSE."

@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # with CLOAKROOM_: a daemon would take it for a key of its configuration.
 export TEST_RUN_MARK="run-$$-$RANDOM"
 export TEST_PYTHON="$PWD/target/tools/python/bin/python"
+export TEST_LOG_VERIFIER="$PWD/target/tools/bin/log-verifier"
 
 # Prints the ids of processes that carry this run's mark, but for this script and its own children.
 leftovers() {

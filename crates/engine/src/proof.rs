@@ -25,6 +25,9 @@ const AT_ONCE: u64 = 4_096;
 /// The tree follows the log at this distance, so that whoever asks waits for little.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
+/// Who follows the log hears of an event within this, or never.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
+
 /// The tree's right edge, once it was read.
 #[derive(Default)]
 pub(crate) struct Proofs(Mutex<Option<Growing>>);
@@ -157,8 +160,11 @@ impl House {
         destroyed: EventNumber,
     ) -> Result<LogProof, EngineError> {
         let mut events = self.state.events.subscribe();
-        // The state hears of an event just before whoever follows the log does.
-        events.wait_for(|end| *end >= destroyed.0.max(fence.0)).await.map_err(|_| EngineError::Stopped)?;
+        // The state hears of an event just before whoever follows the log does; a writer that fails in between
+        // says no more.
+        let durable = events.wait_for(|end| *end >= destroyed.0.max(fence.0));
+        let heard = tokio::time::timeout(FOLLOWED_WITHIN, durable).await;
+        drop(heard.map_err(|_| EngineError::Stopped)?.map_err(|_| EngineError::Stopped)?);
         let (checkpoint, signed) = self.checkpoint().await?;
         Ok(LogProof {
             fence: self.inclusion(fence, checkpoint.size).await?,
