@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
 
 use cloakroom_core::ids::{Slot, Subtree};
+use cloakroom_core::mutants::Mutant;
 use cloakroom_crypto::page::Page;
 use cloakroom_crypto::role::{Page as PageRole, Slotted};
 use cloakroom_crypto::{Key, KeyRef};
@@ -59,7 +60,7 @@ impl<'a> Edit<'a> {
     pub(crate) async fn fill(&mut self, slots: &[(Slot, KeyRef<'_, Slotted>)]) -> Result<(), Fault> {
         for (slot, key) in slots {
             let end = self.end(slot.subtree);
-            if slot.index < end {
+            if slot.index < end && !Mutant::SlotsHandedOutAgain.lives() {
                 return Err(Fault::Slot(*slot));
             }
             self.raise(slot.subtree, slot.index.saturating_add(1)).await?;
@@ -272,7 +273,8 @@ impl<'a> Edit<'a> {
                 draft.gone = true;
                 None
             } else {
-                let key = Key::random();
+                let kept = Mutant::LevelNotRekeyed.lives() && at.level == 0 && at.subtree != DIRECTORY;
+                let key = if kept { draft.key.borrow().to_key() } else { Key::random() };
                 draft.key = key.borrow().to_key();
                 Some(key)
             };

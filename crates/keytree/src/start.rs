@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, FramePosition, RootId, Slot, StartId, Subtree, TreeId};
+use cloakroom_core::mutants::Mutant;
 use cloakroom_core::start::{self, KeyView, LogView};
 use cloakroom_crypto::role::{Page as PageRole, Value};
 use cloakroom_crypto::{Key, random};
@@ -120,7 +121,10 @@ impl Found {
             tree: self.tree,
             at: state.at,
             starts: &self.starts,
-            log: state.log,
+            log: state
+                .log
+                .filter(|recorded| !Mutant::KnownByNumberAlone.lives() || recorded.number > log.newest),
+        let log = if Mutant::KnownByNumberAlone.lives() { self.by_number_alone(log) } else { log };
         });
         start::check(keys, log, self.holder.noted(self.tree).await?)?;
         let Some(state) = &self.state else { return Ok(()) };
@@ -183,25 +187,31 @@ impl Found {
         let Some(state) = self.state.clone() else { return Err(Fault::Damaged("state")) };
         let (anchor, in_former) = self.unwrap_anchor(&state).await?;
         self.shared.top.write().unwrap_or_else(PoisonError::into_inner).anchor = Some(Arc::new(anchor));
-        let mut doomed = fenced.to_vec();
+        let mut doomed = if Mutant::FencesNotApplied.lives() { vec![] } else { fenced.to_vec() };
         let mut writer = self.writer(start, state);
         (writer.former_holder, writer.in_former) = (self.former.take(), in_former);
         if let Some(log_ends) = log_ends {
-            doomed.extend(start::beyond(self.ends(), log_ends));
+            if !Mutant::SlotsBeyondKept.lives() {
+                doomed.extend(start::beyond(self.ends(), log_ends));
+            }
             for (subtree, end) in log_ends {
                 let next = writer.next.entry(*subtree).or_default();
-                *next = (*next).max(*end);
+                *next = if Mutant::SlotsHandedOutAgain.lives() { *end } else { (*next).max(*end) };
             }
         }
         let ends: Vec<Subtree> = {
             let top = self.shared.top.read().unwrap_or_else(PoisonError::into_inner);
-            top.ends.keys().copied().collect()
+            top.ends.keys().copied().filter(|_| !Mutant::PathsNotRekeyed.lives()).collect()
         };
         let batched = match writer.batch_over(&doomed, &ends, Batch::default(), log).await {
             Ok(batched) => (batched, None),
             Err(Fault::RootStays(error)) => {
                 let batched = Batched { epoch: writer.state.epoch, at: writer.state.at };
                 (batched, Some(Fault::RootStays(error)))
+        if Mutant::StartWithoutBatch.lives() {
+            let batched = Batched { epoch: writer.state.epoch, at: writer.state.at };
+            return Ok(Started { writer, batched, root_stays: None });
+        }
             }
             Err(fault) => return Err(fault),
         };
@@ -213,6 +223,17 @@ impl Found {
         let unrecorded_start = self.starts.last().is_none_or(|(newest, _)| *newest != start);
         TreeWriter {
             shared: Arc::clone(&self.shared),
+    /// What no sound check asks for: what the log says, its starts renamed as the keys know them, so that only
+    /// numbers are left to compare.
+    fn by_number_alone<'a>(&self, log: LogView<'a>) -> LogView<'a> {
+        let of_ours = |number: u64| self.starts.iter().rfind(|(_, first)| *first <= number);
+        let rests_on = log.rests_on.map(|at| {
+            let start = of_ours(at.number).map_or(at.start, |(start, _)| *start);
+            CommitPosition { start, number: at.number }
+        });
+        LogView { rests_on, ..log }
+    }
+
             holder: Arc::clone(&self.holder),
             owner: self.owner,
             start,

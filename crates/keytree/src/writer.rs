@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, FramePosition, RootId, Slot, StartId, Subtree};
+use cloakroom_core::mutants::Mutant;
 use cloakroom_core::start::root_goes;
 use cloakroom_crypto::page::Page;
 use cloakroom_crypto::random;
@@ -194,6 +195,8 @@ impl TreeWriter {
         let mut next = self.next_state(log);
         let root = RootId(random::id16());
         self.holder.create(next.tree, self.owner, root).await?;
+        let root =
+            if Mutant::FailedRootUsedAgain.lives() { self.oldest_but_current(root).await? } else { root };
 
         let mut edit = Edit::new(&self.shared);
         edit.empty(part.doomed).await?;
@@ -206,6 +209,15 @@ impl TreeWriter {
         next.epoch = next.epoch.saturating_add(1);
         self.say_where(&mut next, &former);
         drawn.changes.extend(also);
+        if Mutant::NewKeyWrappedByOld.lives()
+            && let Some(anchor) = &drawn.anchor
+        {
+            let wrapped = self.holder.wrap(next.tree, former.0, anchor.borrow()).await?;
+            drawn.changes.put(b"w".to_vec(), wrapped);
+        }
+        if Mutant::DestroyedBeforeDurable.lives() {
+            self.holder.destroy(next.tree, self.owner, former.0).await?;
+        }
         self.commit(next, drawn).await?;
         self.in_former = false;
 
@@ -220,9 +232,13 @@ impl TreeWriter {
     /// [`Fault::RootStays`]
     pub async fn destroy_former(&mut self) -> Result<(), Fault> {
         let stays = |error| Fault::RootStays(Some(error));
+        if Mutant::OldRootKept.lives() {
+            return Ok(());
+        }
         let mut first_error = None;
         for held in self.holder.list(self.state.tree).await.map_err(stays)? {
-            if root_goes(held.root, held.owner.0, self.state.root, self.owner.0, &[])
+            let wakes = Mutant::FormerOwnerDestroys.lives() && held.root != self.state.root;
+            if (wakes || root_goes(held.root, held.owner.0, self.state.root, self.owner.0, &[]))
                 && let Err(error) = self.holder.destroy(self.state.tree, self.owner, held.root).await
             {
                 first_error.get_or_insert(error);
@@ -240,6 +256,14 @@ impl TreeWriter {
             self.former.pop();
         }
         self.leave().await
+    }
+
+    /// What no sound batch asks for: a root that is held beside the current one, made before `root` if there is
+    /// such a one.
+    async fn oldest_but_current(&self, root: RootId) -> Result<RootId, Fault> {
+        let held = self.holder.list(self.state.tree).await?;
+        let left = held.iter().find(|held| held.root != self.state.root && held.root != root);
+        Ok(left.map_or(root, |left| left.root))
     }
 
     fn next_state(&self, log: Option<FramePosition>) -> TreeState {

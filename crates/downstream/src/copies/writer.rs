@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cloakroom_core::ids::Slot;
+use cloakroom_core::mutants::Mutant;
 use cloakroom_crypto::Key;
 use cloakroom_crypto::role::Value;
 use cloakroom_keytree::{Fault, TreeWriter};
@@ -173,7 +174,9 @@ impl Writer {
         changes: &mut RowEdit,
         keys: &mut Vec<(Slot, Key<Value>)>,
     ) -> Result<(), DownstreamError> {
-        if self.uses.is_closed(&copy.token) || changes.record(&layout::mark(&copy.token)).await?.is_some() {
+        let purged = self.uses.is_closed(&copy.token)
+            || changes.record(&layout::mark(&copy.token)).await?.is_some();
+        if purged && !Mutant::CopyAfterPurge.lives() {
             return Err(DownstreamError::Purged);
         }
         let newest = changes.record(&layout::sequence(&copy.token)).await?;
