@@ -129,6 +129,17 @@ impl Address {
 }
 
 impl Context {
+    /// The same as the vault would put it into its one HMAC.
+    pub(super) fn as_mac(&self) -> Vec<u8> {
+        parts(&[
+            b"cloakroom idempotency v1",
+            self.controller.as_bytes(),
+            &self.subject_bits.to_le_bytes(),
+            self.field.as_bytes(),
+            &self.bits.to_le_bytes(),
+        ])
+    }
+
     /// HKDF's info and the associated data.
     pub(super) fn info(&self) -> Vec<u8> {
         parts(&[

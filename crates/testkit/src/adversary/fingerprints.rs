@@ -11,7 +11,7 @@ use super::{Adversary, Origin, Recovered};
 /// Bits of a hash that say whether it is worth looking up.
 const SIEVE_BITS: u32 = 27;
 /// Random bytes hardly ever repeat themselves so much within 32 as text, numbers and zeros do.
-const DISTINCT_BYTES_MIN: usize = 20;
+const DISTINCT_BYTES_MIN: u32 = 20;
 
 /// A dictionary's names under every hash that one might think of.
 pub struct Dictionary {
@@ -30,16 +30,11 @@ impl Dictionary {
             Self { names: vec![], hashes: HashMap::new(), sieve: vec![0; 1 << (SIEVE_BITS - 6)] };
         for (number, name) in (0..).zip(&names) {
             let length = u32::try_from(name.len()).expect("short").to_le_bytes();
-            let spellings = [name.clone().into_bytes(), name.to_lowercase().into_bytes()];
-            for spelling in &spellings {
-                dictionary.enter(Sha256::digest(spelling).into(), number);
-                dictionary.enter(
-                    Sha256::new().chain_update(length).chain_update(spelling).finalize().into(),
-                    number,
-                );
-                for key in &keys {
-                    dictionary.enter(key.mac(spelling), number);
-                }
+            dictionary.enter(Sha256::digest(name).into(), number);
+            dictionary.enter(Sha256::digest(name.to_lowercase()).into(), number);
+            dictionary.enter(Sha256::new().chain_update(length).chain_update(name).finalize().into(), number);
+            for key in &keys {
+                dictionary.enter(key.mac(name.as_bytes()), number);
             }
         }
         dictionary.names = names;
@@ -77,25 +72,19 @@ fn sieve_place(head: u64) -> (usize, u64) {
 }
 
 impl Adversary {
-    /// Takes every 32 bytes in a row for a key, of whatever kind, and tries it at every place: a key that lies in
-    /// clear in a file or in memory. Only for small samples.
+    /// Takes every 32 bytes in a row for a value's key: one that lies in clear in a file or in memory. Only for
+    /// small samples.
     pub fn with_windows(&mut self, bytes: &[u8]) -> Vec<Recovered> {
         let windows: HashSet<Secret> =
             bytes.windows(32).filter_map(|window| window.try_into().ok()).filter(looks_random).collect();
         self.places.bind_rectified();
-        let known = self.known_addresses();
-        let (pages, values) = self.laid_out();
-        let (mut keys, tries) = (vec![], windows.len() * (values.len() + pages.len()));
-        for window in &windows {
+        let (_, values) = self.laid_out();
+        let tries = windows.len() * values.len();
+        let opens = |window: &Secret| {
             let ready = Ready::new(window);
-            let opens = values
-                .iter()
-                .any(|(sealed, infos)| infos.iter().any(|info| ready.value(sealed, info).is_some()))
-                || pages.iter().any(|(version, seen)| ready.page(seen, *version, &known).is_some());
-            if opens {
-                keys.push(*window);
-            }
-        }
+            values.iter().any(|(sealed, infos)| infos.iter().any(|info| ready.value(sealed, info).is_some()))
+        };
+        let keys: Vec<Secret> = windows.into_iter().filter(opens).collect();
         self.effort.tries += tries as u64;
         self.with_keys(keys.into_iter().map(|key| (key, Origin::Anywhere)).collect())
     }
@@ -116,6 +105,27 @@ impl Adversary {
         opened
     }
 
+    /// Tries what could have been derived instead of drawn: SHA-256 of what a value is bound to, and its HMAC
+    /// under each key of the vault's own.
+    pub fn with_derived_keys(&mut self) -> Vec<Recovered> {
+        self.places.bind_rectified();
+        let masters: Vec<Ready> = self.system_keys().iter().map(Ready::new).collect();
+        let mut keys = vec![];
+        for (sealed, contexts) in &self.places.values {
+            for context in contexts {
+                let info = context.info();
+                let unkeyed = std::iter::once(Sha256::digest(&info).into());
+                let keyed =
+                    masters.iter().flat_map(|master| [master.mac(&info), master.mac(&context.as_mac())]);
+                keys.extend(
+                    unkeyed.chain(keyed).filter(|key| Ready::new(key).value(sealed, &info).is_some()),
+                );
+            }
+        }
+        self.effort.tries += self.places.values.len() as u64 * (1 + 2 * masters.len() as u64);
+        self.with_keys(keys.into_iter().map(|key| (key, Origin::Anywhere)).collect())
+    }
+
     /// The keys that lay in system subtrees: of addresses, signatures and idempotency keys.
     pub fn system_keys(&self) -> Vec<[u8; 32]> {
         let system = |origin: &Origin| matches!(origin, Origin::Slot { subtree: 0, .. });
@@ -129,7 +139,9 @@ impl Adversary {
 }
 
 fn looks_random(window: &Secret) -> bool {
-    window.iter().collect::<HashSet<_>>().len() >= DISTINCT_BYTES_MIN
+    let mut seen = [0_u64; 4];
+    window.iter().for_each(|byte| seen[usize::from(byte >> 6)] |= 1 << (byte & 63));
+    seen.iter().map(|bits| bits.count_ones()).sum::<u32>() >= DISTINCT_BYTES_MIN
 }
 
 #[cfg(test)]
@@ -143,7 +155,7 @@ mod tests {
         let hash: [u8; 32] = Sha256::digest("Zoë Nr. 4711").into();
         let written = [b"before".as_slice(), &hash[..8], b"after"].concat();
         assert_eq!(dictionary.find(&written), HashSet::from(["Zoë Nr. 4711"]));
-        let keyed = Ready::new(&[7; 32]).mac("zoë nr. 12".as_bytes());
+        let keyed = Ready::new(&[7; 32]).mac("Zoë Nr. 12".as_bytes());
         assert_eq!(dictionary.find(&keyed), HashSet::from(["Zoë Nr. 12"]));
         assert_eq!(dictionary.find(&Sha256::digest("Zoë Nr. 5000")), HashSet::new());
     }

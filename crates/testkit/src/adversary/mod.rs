@@ -140,6 +140,11 @@ impl Adversary {
         }
     }
 
+    /// How many slots more than one value names.
+    pub fn shared_slots(&self) -> usize {
+        self.places.slots.values().filter(|sealed| sealed.len() > 1).count()
+    }
+
     fn with_keys(&mut self, mut new: Vec<(Secret, Origin)>) -> Vec<Recovered> {
         self.places.bind_rectified();
         let mut found = vec![];

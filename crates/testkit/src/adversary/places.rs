@@ -21,6 +21,8 @@ pub(super) struct Places {
     pub(super) pages: HashMap<(u64, [u8; TELLING_BYTES]), HashSet<Vec<u8>>>,
     /// Sealed values, and all that they may be bound to.
     pub(super) values: HashMap<Vec<u8>, HashSet<Context>>,
+    /// By slot: the first bytes of every sealed value that names it.
+    pub(super) slots: HashMap<(u32, u64), HashSet<Vec<u8>>>,
     /// Sealed in a rectification, which names its subject alone: bits and version are its own.
     rectified: HashMap<Vec<u8>, HashSet<(u64, u64, u32)>>,
     /// By subject: what its values are bound to.
@@ -75,6 +77,10 @@ impl Places {
                         && stored.sealed == sealed
                         && !(stored.controller.is_empty() || stored.field.is_empty())
                     {
+                        if let Some(slot) = stored.slot {
+                            let named = self.slots.entry((slot.subtree, slot.index)).or_default();
+                            named.insert(sealed[..TELLING_BYTES].to_vec());
+                        }
                         let context = Context {
                             controller: stored.controller,
                             subject_bits: stored.subject_bits,

@@ -2,11 +2,9 @@
 //! can read in them.
 //!
 //! What root holders had in their folders is no loot: that they destroy their roots is assumed. What they have
-//! at the journal's end is: these are the roots of the latest epoch. With `--with-destroyed` every root they
-//! ever had is given back, the newest first: the positive control, and at each step the view of whoever took
-//! that epoch's root.
+//! at the journal's end is: these are the roots of the latest epoch; which others it is given, [`Roots`] says.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,12 +12,15 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use super::fingerprints::Dictionary;
+use super::spelled::{Planted, Scan};
 use super::{Adversary, Recovered, StolenRoot};
 use crate::recorder::images::Images;
 use crate::recorder::journal::{Op, Reader, What};
 
 /// So much of what stands before and behind new bytes is looked at with them: a record may have come in parts.
 const AROUND_BYTES: usize = 4_096;
+/// Names that are hashed at once.
+const DICTIONARY_PART: usize = 250_000;
 /// What a root's file begins with: its owner's number.
 const OWNER_BYTES: usize = 8;
 
@@ -30,12 +31,31 @@ pub struct Loot {
     pub journals: Vec<PathBuf>,
     /// Other files: what a broker kept, a core dump.
     pub files: Vec<PathBuf>,
-    /// Gives destroyed roots back too.
-    pub with_destroyed: bool,
-    /// Takes every 32 bytes for a key, and every offset for a place. For small samples.
-    pub every_offset: bool,
+    /// Which roots it is given.
+    pub roots: Roots,
+    /// A path in the journals: whatever was written below it, every 32 bytes of it are tried as a key.
+    pub windows: Option<PathBuf>,
+    /// So many bytes of what was written are tried at every offset with every key.
+    pub every_offset: usize,
+    /// Values that it looks for in clear, one a line.
+    pub planted: Option<PathBuf>,
+    /// A path in the journals that is none of the loot: what the harness itself writes.
+    pub except: Option<PathBuf>,
     /// Names that it guesses: a dictionary, one a line.
     pub dictionary: Option<PathBuf>,
+}
+
+/// Which roots the adversary is given.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub enum Roots {
+    /// Those that are held at the journals' end.
+    #[default]
+    Held,
+    /// These, and then every one that was destroyed, the newest first: the positive control, and at each step the
+    /// view of whoever took that epoch's root.
+    Every,
+    /// Only those that were destroyed, the oldest first: what does yesterday's root say about today?
+    Destroyed,
 }
 
 /// What the adversary says.
@@ -59,6 +79,10 @@ pub struct Report {
     pub recovered: Vec<Read>,
     /// Names of the dictionary of which a hash was found.
     pub guessed: Vec<String>,
+    /// Planted values that stand there in clear, and how.
+    pub in_clear: Vec<String>,
+    /// Slots that more than one value names.
+    pub shared_slots: usize,
 }
 
 /// A root that was used.
@@ -70,8 +94,8 @@ pub struct UsedRoot {
     pub tree: String,
     /// The operation that made it.
     pub made_at: u64,
-    /// Its holder still had it at the end.
-    pub current: bool,
+    /// The operation that took its name away.
+    pub gone_at: Option<u64>,
 }
 
 /// A value that was read.
@@ -97,40 +121,32 @@ struct Kept {
 /// Of the file system, and of journals that are none.
 pub fn run(loot: &Loot) -> io::Result<Report> {
     let mut adversary = Adversary::default();
-    let mut dictionary_reads = vec![];
-    let mut roots = vec![];
+    let mut taken = Taken::default();
     for (number, journal) in loot.journals.iter().enumerate() {
-        let pieces = take_journal(&mut adversary, journal, number, &mut roots)?;
-        dictionary_reads.extend(pieces);
+        taken.journal(&mut adversary, journal, number, loot)?;
     }
     for file in &loot.files {
         let bytes = std::fs::read(file)?;
         adversary.take(&bytes, bytes.len());
-        dictionary_reads.push(bytes);
+        taken.written.push(bytes);
     }
-    roots.sort_by_key(|kept| (!kept.used.current, std::cmp::Reverse(kept.used.made_at)));
     let mut report = Report::default();
     let mut recovered = vec![];
-    for Kept { root, used } in roots {
-        if used.current || loot.with_destroyed {
-            recovered.extend(adversary.with_root(root));
-            report.roots.push(used);
-        }
+    for Kept { root, used } in taken.roots_in_order(loot.roots) {
+        recovered.extend(adversary.with_root(root));
+        report.roots.push(used);
     }
-    if loot.every_offset {
-        for bytes in &dictionary_reads {
-            recovered.extend(adversary.with_windows(bytes));
-            adversary.at_every_offset(bytes);
-        }
+    recovered.extend(adversary.with_derived_keys());
+    recovered.extend(adversary.with_windows(&taken.windows));
+    if let Some(sample) = taken.written.iter().max_by_key(|bytes| bytes.len().min(loot.every_offset)) {
+        adversary.at_every_offset(&sample[..sample.len().min(loot.every_offset)]);
     }
     if let Some(names) = &loot.dictionary {
-        let names = std::fs::read_to_string(names)?.lines().map(str::to_owned).collect();
-        let dictionary = Dictionary::new(names, &adversary.system_keys());
-        let mut guessed: Vec<String> =
-            dictionary_reads.iter().flat_map(|bytes| dictionary.find(bytes)).map(str::to_owned).collect();
-        guessed.sort_unstable();
-        guessed.dedup();
-        report.guessed = guessed;
+        let names: Vec<String> = std::fs::read_to_string(names)?.lines().map(str::to_owned).collect();
+        report.guessed = taken.guess(&names, &adversary.system_keys());
+    }
+    if let Some(planted) = &loot.planted {
+        report.in_clear = taken.in_clear(&std::fs::read_to_string(planted)?);
     }
     let effort = adversary.effort();
     Ok(Report {
@@ -141,6 +157,7 @@ pub fn run(loot: &Loot) -> io::Result<Report> {
         keys: effort.keys,
         tries: effort.tries,
         recovered: recovered.into_iter().map(read).collect(),
+        shared_slots: adversary.shared_slots(),
         ..report
     })
 }
@@ -150,45 +167,104 @@ fn read(recovered: Recovered) -> Read {
     Read { text, sealed: HEXLOWER.encode(&recovered.sealed), roots_before: recovered.roots_before }
 }
 
-/// Plays a journal: gives every change, with what stands around it, to the adversary, and keeps the roots apart.
-/// Returns what was written.
-fn take_journal(
-    adversary: &mut Adversary,
-    journal: &Path,
-    number: usize,
-    roots: &mut Vec<Kept>,
-) -> io::Result<Vec<Vec<u8>>> {
-    let (mut images, mut written) = (Images::default(), vec![]);
-    let mut known: HashMap<[u8; 16], Kept> = HashMap::new();
-    for op in Reader::open(journal)? {
-        let op: Op = op?;
-        let Some(change) = images.apply(&op) else { continue };
-        let contents = images.contents(change.file).unwrap_or_default();
-        let paths = images.paths(change.file);
-        if paths.iter().any(|path| is_of_a_holder(path)) {
-            if let Some(root) = paths.iter().find_map(|path| root_in(path, contents)) {
-                let tree = HEXLOWER.encode(&root.tree);
-                let used = UsedRoot { journal: number, tree, made_at: op.at, current: false };
-                known.entry(root.root).or_insert(Kept { root, used });
+/// What was taken out of journals and files, besides what the adversary has got.
+#[derive(Default)]
+struct Taken {
+    roots: Vec<Kept>,
+    written: Vec<Vec<u8>>,
+    windows: Vec<u8>,
+}
+
+impl Taken {
+    /// Plays a journal: gives every change, with what stands around it, to the adversary, and keeps the roots
+    /// apart.
+    fn journal(
+        &mut self,
+        adversary: &mut Adversary,
+        journal: &Path,
+        number: usize,
+        loot: &Loot,
+    ) -> io::Result<()> {
+        let mut images = Images::default();
+        let mut known: HashMap<[u8; 16], Kept> = HashMap::new();
+        for op in Reader::open(journal)? {
+            let op: Op = op?;
+            if let What::Unlink { path, .. } | What::Missing { path } = &op.what
+                && let Some(kept) = root_name(path).and_then(|(_, root)| known.get_mut(&root))
+            {
+                kept.used.gone_at.get_or_insert(op.at);
             }
-            continue;
+            let Some(change) = images.apply(&op) else { continue };
+            let contents = images.contents(change.file).unwrap_or_default();
+            let paths = images.paths(change.file);
+            if paths.iter().any(|path| is_of_a_holder(path)) {
+                if let Some(root) = paths.iter().find_map(|path| root_in(path, contents)) {
+                    let tree = HEXLOWER.encode(&root.tree);
+                    let used = UsedRoot { journal: number, tree, made_at: op.at, gone_at: None };
+                    known.entry(root.root).or_insert(Kept { root, used });
+                }
+                continue;
+            }
+            let below = |folder: &Option<PathBuf>| {
+                folder.as_ref().is_some_and(|folder| paths.iter().any(|path| path.starts_with(folder)))
+            };
+            if let What::Write { .. } | What::Found { .. } = op.what
+                && !below(&loot.except)
+            {
+                let before = change.bytes.start.saturating_sub(AROUND_BYTES);
+                let after = contents.len().min(change.bytes.end + AROUND_BYTES);
+                // Something may begin before the new bytes and end in them.
+                adversary.take(&contents[before..after], change.bytes.len());
+                if below(&loot.windows) {
+                    self.windows.extend_from_slice(&contents[change.bytes.clone()]);
+                }
+                self.written.push(contents[change.bytes].to_vec());
+            }
         }
-        if let What::Write { .. } | What::Found { .. } = op.what {
-            let before = change.bytes.start.saturating_sub(AROUND_BYTES);
-            let after = contents.len().min(change.bytes.end + AROUND_BYTES);
-            adversary.take(&contents[before..after], change.bytes.len());
-            written.push(contents[change.bytes].to_vec());
+        for (path, _) in images.names() {
+            if let Some(kept) = root_name(path).and_then(|(_, root)| known.get_mut(&root)) {
+                kept.used.gone_at = None; // a restored folder brought it back
+            }
         }
+        self.roots.extend(known.into_values());
+        Ok(())
     }
-    for (path, _) in images.names() {
-        if let Some((_, root)) = root_name(path)
-            && let Some(kept) = known.get_mut(&root)
-        {
-            kept.used.current = true;
+
+    fn roots_in_order(&mut self, which: Roots) -> Vec<Kept> {
+        let mut roots = std::mem::take(&mut self.roots);
+        roots.sort_by_key(|kept| (kept.used.gone_at.is_some(), std::cmp::Reverse(kept.used.made_at)));
+        match which {
+            Roots::Held => roots.retain(|kept| kept.used.gone_at.is_none()),
+            Roots::Every => {}
+            Roots::Destroyed => {
+                roots.retain(|kept| kept.used.gone_at.is_some());
+                roots.reverse();
+            }
         }
+        roots
     }
-    roots.extend(known.into_values());
-    Ok(written)
+
+    /// Names of which a hash was written. The dictionary is looked up in parts, as all its hashes at once would
+    /// fill the memory.
+    fn guess(&self, names: &[String], keys: &[[u8; 32]]) -> Vec<String> {
+        let mut guessed = BTreeSet::new();
+        for names in names.chunks(DICTIONARY_PART) {
+            let dictionary = Dictionary::new(names.to_vec(), keys);
+            let found = self.written.iter().flat_map(|bytes| dictionary.find(bytes));
+            guessed.extend(found.map(str::to_owned));
+        }
+        guessed.into_iter().collect()
+    }
+
+    fn in_clear(&self, planted: &str) -> Vec<String> {
+        let planted: Vec<Planted> = planted
+            .lines()
+            .map(|value| Planted { what: value.to_owned(), value: value.to_owned() })
+            .collect();
+        let scan = Scan::of(&planted);
+        let found: BTreeSet<String> = self.written.iter().flat_map(|bytes| scan.in_bytes(bytes)).collect();
+        found.into_iter().collect()
+    }
 }
 
 /// Holders keep a folder for each tree, named by its id.

@@ -5,10 +5,10 @@
 
 use std::process::ExitCode;
 
-use cloakroom_testkit::adversary::program::{Loot, run};
+use cloakroom_testkit::adversary::program::{Loot, Roots, run};
 
-const USAGE: &str = "usage: cloakroom-adversary [--with-destroyed] [--every-offset] [--dictionary FILE] \
-[--file FILE]... JOURNAL-FOLDER...";
+const USAGE: &str = "usage: cloakroom-adversary [--roots held|every|destroyed] [--dictionary FILE] [--planted FILE] \
+[--windows PATH] [--every-offset BYTES] [--except PATH] [--file FILE]... JOURNAL-FOLDER...";
 
 fn main() -> ExitCode {
     let Some(loot) = loot(std::env::args().skip(1)) else {
@@ -31,8 +31,18 @@ fn loot(mut arguments: impl Iterator<Item = String>) -> Option<Loot> {
     let mut loot = Loot::default();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--with-destroyed" => loot.with_destroyed = true,
-            "--every-offset" => loot.every_offset = true,
+            "--roots" => {
+                loot.roots = match arguments.next()?.as_str() {
+                    "held" => Roots::Held,
+                    "every" => Roots::Every,
+                    "destroyed" => Roots::Destroyed,
+                    _ => return None,
+                }
+            }
+            "--windows" => loot.windows = Some(arguments.next()?.into()),
+            "--every-offset" => loot.every_offset = arguments.next()?.parse().ok()?,
+            "--planted" => loot.planted = Some(arguments.next()?.into()),
+            "--except" => loot.except = Some(arguments.next()?.into()),
             "--dictionary" => loot.dictionary = Some(arguments.next()?.into()),
             "--file" => loot.files.push(arguments.next()?.into()),
             option if option.starts_with('-') => return None,

@@ -1,0 +1,312 @@
+//! What the recorded process does: lives of a vault with one downstream's copies, in the folder of the bench.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloakroom_core::clock::ManualClock;
+use cloakroom_core::event::Shape;
+use cloakroom_core::mutants::Mutant;
+use cloakroom_core::refusal::Code;
+use cloakroom_downstream::copies::{Copies, NothingElse, Scope};
+use cloakroom_downstream::{DownstreamError, Erasure, Purge, Token};
+use cloakroom_engine::{
+    DetokenizeRequest, Engine, ErasureRequest, Opened, Options, Plaintext, SubjectRef, TokenizeItem,
+    TokenizeRequest, Who,
+};
+use cloakroom_keytree::{FileHolder, RootHolder};
+use cloakroom_testkit::seed::Sequence;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use crate::account::{self, Line, Pen};
+use crate::owners::{self, Stubborn, die};
+use crate::people::{email, full_name, new_name};
+
+const ADMIN: &str = "spiffe://cloakroom.local/person/admin";
+const ORDERS: &str = "spiffe://cloakroom.local/service/orders";
+const MAIL: &str = "spiffe://cloakroom.local/downstream/mail";
+const SEE: &str = "see-tickets";
+const PURCHASE: &str = "ticket_purchase";
+const DELIVERY: &str = "ticket_delivery";
+
+/// One life, as the bench asks for it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Act {
+    /// The first: a register is applied.
+    Begin,
+    /// People come and go, all at once; stops cleanly.
+    Load { seed: u64, first: u64, people: u64 },
+    /// People are stored, in one request, and nothing else happens.
+    Arrive { first: u64, people: u64 },
+    /// One of two people who arrive is forgotten; with a `stubborn` root holder the old root stays.
+    Forget { first: u64, stubborn: bool },
+    /// A process that slept through its replacement wakes.
+    FormerOwner,
+    /// Somebody takes a tree that has an owner.
+    SecondOwner,
+    /// Says of every token what it gives.
+    Last,
+}
+
+/// The folders of a bench that the vault and the copies write to.
+pub(crate) const WATCHED: [&str; 5] = ["data", "keys", "roots", "copies", account::FOLDER];
+
+/// A vault and its copies at work.
+struct House {
+    engine: Engine,
+    copies: Copies,
+    pen: Pen,
+}
+
+/// A person who was checked in.
+#[derive(Clone)]
+struct Known {
+    person: u64,
+    subject: String,
+    email_token: String,
+    name_token: String,
+    name: String,
+}
+
+pub(crate) async fn act(bench: &Path, act: Act) {
+    match act {
+        Act::FormerOwner => return owners::a_former_owner_harms_nothing(bench).await,
+        Act::SecondOwner => return owners::a_tree_has_one_owner(bench).await,
+        _ => {}
+    }
+    let pen = Pen::open(bench);
+    pen.write(&Line::Life);
+    let stubborn = matches!(act, Act::Forget { stubborn: true, .. });
+    let house = House { engine: open(bench, stubborn).await, copies: copies(bench).await, pen };
+    match act {
+        Act::Begin => {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../../examples/registers/see-tickets/register.toml");
+            let register = std::fs::read_to_string(path).unwrap();
+            house.engine.apply_register(ADMIN, &register, false).await.unwrap();
+        }
+        Act::Load { seed, first, people } => house.load(seed, first, people).await,
+        Act::Arrive { first, people } => {
+            house.arrive((first..first + people).collect()).await;
+        }
+        Act::Forget { first, stubborn } => {
+            let one = house.arrive(vec![first, first + 1]).await.swap_remove(0);
+            // With a root that stays the answer does not come.
+            let patience = if stubborn { Duration::from_secs(3) } else { Duration::from_secs(60) };
+            if tokio::time::timeout(patience, house.forget(vec![one])).await.is_err() {
+                die();
+            }
+        }
+        Act::FormerOwner | Act::SecondOwner => {}
+        Act::Last => house.say_last(bench).await,
+    }
+    house.engine.close().await;
+    house.copies.close().await;
+}
+
+async fn open(bench: &Path, stubborn: bool) -> Engine {
+    let files = FileHolder::open(&bench.join("roots")).unwrap();
+    let holder: Arc<dyn RootHolder> =
+        if stubborn { Arc::new(Stubborn::from(files)) } else { Arc::new(files) };
+    let mut options = Options::in_folder(bench, holder);
+    options.allow_unlocked = true;
+    options.reserve_bytes = 0;
+    options.admins = vec![ADMIN.to_owned()];
+    let clock = Arc::new(ManualClock::at(1_790_000_000_000));
+    match Engine::open(options, clock).await.unwrap() {
+        Opened::Ready(engine) => engine,
+        Opened::Gated(reason) => panic!("the gate is closed: {reason}"),
+    }
+}
+
+async fn copies(bench: &Path) -> Copies {
+    let folder = bench.join("copies");
+    Copies::open(&folder.join("data"), &folder.join("roots"), Arc::new(NothingElse)).await.unwrap()
+}
+
+fn take(known: &mut Vec<Known>, random: &mut Sequence) -> Known {
+    known.swap_remove(usize::try_from(random.below(known.len() as u64)).unwrap())
+}
+
+impl House {
+    async fn load(&self, seed: u64, first: u64, people: u64) {
+        const TOGETHER: u64 = 20;
+        let mut random = Sequence::of(seed);
+        let mut known: Vec<Known> = vec![];
+        let mut next = first;
+        while next < first + people {
+            let groups: Vec<Vec<u64>> = (0..2_u64)
+                .map(|group| next + group * TOGETHER / 2)
+                .map(|from| (from..from + TOGETHER / 2).filter(|person| *person < first + people).collect())
+                .collect();
+            next += TOGETHER;
+            let (some, others) = tokio::join!(self.arrive(groups[0].clone()), self.arrive(groups[1].clone()));
+            known.extend(some.into_iter().chain(others));
+            self.read(&random.pick(&known).email_token).await.unwrap();
+            let renamed = usize::try_from(random.below(known.len() as u64)).unwrap();
+            self.rename(&mut known[renamed]).await;
+            self.forget(vec![take(&mut known, &mut random)]).await;
+            self.release(&take(&mut known, &mut random)).await;
+            let batch = (0..3).map(|_| take(&mut known, &mut random)).collect();
+            self.forget(batch).await;
+        }
+    }
+
+    /// Checks people in, in one request, and gives the mail downstream copies of their addresses.
+    async fn arrive(&self, people: Vec<u64>) -> Vec<Known> {
+        let item = |person: u64, field: &str, value: &str| TokenizeItem {
+            reference: String::new(),
+            subject: SubjectRef::New(person.to_string()),
+            field: field.to_owned(),
+            value: Plaintext::from_slice(value.as_bytes()),
+            shape: Some(Shape::Opaque),
+        };
+        let items = people.iter().flat_map(|person| {
+            [item(*person, "email", &email(*person)), item(*person, "full_name", &full_name(*person))]
+        });
+        let request = TokenizeRequest {
+            controller: SEE.to_owned(),
+            activity: PURCHASE.to_owned(),
+            idempotency_key: format!("order-{people:?}"),
+            items: items.collect(),
+        };
+        self.pen.write(&Line::Sent(
+            people.iter().flat_map(|person| [email(*person), full_name(*person)]).collect(),
+        ));
+        let answers = self.engine.tokenize(ORDERS, request).await.unwrap();
+        let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+        let known: Vec<Known> = people
+            .iter()
+            .zip(answers.chunks(2))
+            .map(|(person, tokens)| Known {
+                person: *person,
+                subject: tokens[0].subject_id.clone(),
+                email_token: tokens[0].token.clone(),
+                name_token: tokens[1].token.clone(),
+                name: full_name(*person),
+            })
+            .collect();
+        let stored = known.iter().flat_map(|one| {
+            [(email(one.person), one.email_token.clone()), (one.name.clone(), one.name_token.clone())]
+        });
+        self.pen.write(&Line::Stored(stored.collect()));
+        for one in &known {
+            self.copy(&one.email_token, &email(one.person)).await.unwrap();
+        }
+        known
+    }
+
+    /// Keeps a copy of a value.
+    async fn copy(&self, token: &str, text: &str) -> Result<(), DownstreamError> {
+        let token = Token::parse(token).unwrap();
+        let of = Scope { controller: SEE, purpose: DELIVERY };
+        let seen = self.copies.sequence(&token).await.unwrap();
+        self.copies.put(&token, of, &Plaintext::from_slice(text.as_bytes()), seen).await
+    }
+
+    async fn rename(&self, one: &mut Known) {
+        let (former, name) = (one.name.clone(), new_name(one.person));
+        if former == name {
+            return;
+        }
+        self.pen.write(&Line::Sent(vec![name.clone()]));
+        self.pen.write(&Line::Erasing(vec![former.clone()]));
+        let items = vec![(one.name_token.clone(), Plaintext::from_slice(name.as_bytes()))];
+        self.engine.rectify(ORDERS, SEE, items).await.unwrap().remove(0).unwrap();
+        one.name = name;
+        self.pen.write(&Line::Stored(vec![(one.name.clone(), one.name_token.clone())]));
+        self.pen.write(&Line::Erased(vec![former]));
+    }
+
+    /// Forgets people, all at once.
+    async fn forget(&self, people: Vec<Known>) {
+        let texts: Vec<String> =
+            people.iter().flat_map(|one| [email(one.person), one.name.clone()]).collect();
+        self.pen.write(&Line::Erasing(texts.clone()));
+        let mut erasures = JoinSet::new();
+        for one in &people {
+            let (engine, subject) = (self.engine.clone(), one.subject.clone());
+            erasures.spawn(async move {
+                let request = ErasureRequest {
+                    controller: SEE.to_owned(),
+                    who: Who::SubjectId(subject),
+                    activities: vec![],
+                    actor: "dsr-2026-1".to_owned(),
+                    reason: "case-1".to_owned(),
+                    legal_basis: 1,
+                    idempotency_key: String::new(),
+                };
+                engine.request_erasure(ADMIN, request).await.unwrap();
+            });
+        }
+        while let Some(erased) = erasures.join_next().await {
+            erased.unwrap();
+        }
+        self.purge(people.iter().map(|one| one.email_token.as_str())).await;
+        for one in &people {
+            // Somebody asked for the value just before it died, and only now comes back with it.
+            let late = self.copy(&one.email_token, &email(one.person)).await;
+            assert!(
+                matches!(late, Err(DownstreamError::Purged)) || Mutant::CopyAfterPurge.lives(),
+                "{late:?}"
+            );
+        }
+        self.pen.write(&Line::Erased(texts));
+    }
+
+    /// Forgets one token; the person's name stays.
+    async fn release(&self, one: &Known) {
+        self.pen.write(&Line::Erasing(vec![email(one.person)]));
+        self.engine.release(ORDERS, SEE, vec![one.email_token.clone()]).await.unwrap().remove(0).unwrap();
+        self.purge([one.email_token.as_str()]).await;
+        self.pen.write(&Line::Erased(vec![email(one.person)]));
+    }
+
+    async fn purge(&self, tokens: impl IntoIterator<Item = &str>) {
+        let erasure = |token: &str| Erasure {
+            controller: SEE.to_owned(),
+            purge_id: format!("prg_{}", &token[4..]),
+            token: Token::parse(token).unwrap(),
+            field: "email".to_owned(),
+            activity: PURCHASE.to_owned(),
+            deadline_unix_ms: 0,
+        };
+        let purges: Vec<Erasure> = tokens.into_iter().map(erasure).collect();
+        self.copies.purge(&purges).await.unwrap();
+    }
+
+    /// What a token gives, or why not: erased, or of a branch that was abandoned.
+    async fn read(&self, token: &str) -> Result<String, Code> {
+        let request = DetokenizeRequest {
+            controller: SEE.to_owned(),
+            purpose: DELIVERY.to_owned(),
+            reason: String::new(),
+            masked: false,
+            tokens: vec![token.to_owned()],
+            trace: [0; 16],
+        };
+        match self.engine.detokenize(MAIL, request).await.unwrap().remove(0) {
+            Ok(text) => Ok(String::from_utf8(text.as_bytes().to_vec()).unwrap()),
+            Err(refusal) if matches!(refusal.code, Code::Erased | Code::NotFound) => Err(refusal.code),
+            Err(refusal) => panic!("{token}: {refusal:?}"),
+        }
+    }
+
+    async fn say_last(&self, bench: &Path) {
+        for line in account::lines(bench) {
+            let Line::Stored(stored) = line else { continue };
+            for (_, token) in stored {
+                let text = match self.read(&token).await {
+                    Ok(text) => Some(text),
+                    Err(Code::NotFound) => continue,
+                    Err(_) => {
+                        self.purge([token.as_str()]).await; // its announcement would do that
+                        None
+                    }
+                };
+                self.pen.write(&Line::Final { token, text });
+            }
+        }
+    }
+}

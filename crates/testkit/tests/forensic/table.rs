@@ -1,0 +1,145 @@
+//! `make forensic`: a thousand people, the adversary, every mutant, and a table that says so.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use cloakroom_core::mutants::Mutant;
+use cloakroom_testkit::seed::Sequence;
+
+use crate::acts::Act;
+use crate::bench::{Bench, at_call};
+use crate::findings::{Cells, Count};
+use crate::mutants::{caught, story};
+use crate::people::{NAMES, name};
+
+/// People, over all lives.
+const PEOPLE: u64 = 1_000;
+/// Lives that people come and go in.
+const LIVES: u64 = 10;
+
+/// A life of a thousand: some end cleanly, some are killed wherever they are, some are abandoned.
+fn a_thousand_people(random: &mut Sequence) -> Bench {
+    let mut bench = Bench::new(None);
+    assert!(bench.life(&Act::Begin).success());
+    for life in 0..LIVES {
+        let people = PEOPLE / LIVES;
+        let act = Act::Load { seed: random.next(), first: life * people, people };
+        match life % 4 {
+            0 => assert!(bench.life(&act).success()),
+            1 | 2 => drop(bench.life_until(&act, at_call(1_000 + random.below(4_000)))),
+            _ => {
+                let (saved, lives) = (bench.save(), bench.lives());
+                bench.life_until(&act, at_call(1_000 + random.below(4_000)));
+                bench.restore(saved.path(), lives);
+            }
+        }
+    }
+    assert!(bench.life(&Act::Last).success());
+    bench
+}
+
+fn dictionary(folder: &Path) -> PathBuf {
+    let path = folder.join("names");
+    let names: Vec<String> = (0..NAMES).map(name).collect();
+    std::fs::write(&path, names.join("\n")).unwrap();
+    path
+}
+
+/// Every mutant, and who caught it; a few at a time.
+fn all_mutants(dictionary: &Path) -> Vec<(Mutant, Vec<&'static str>)> {
+    let left = Mutex::new(Mutant::ALL.to_vec());
+    let found = Mutex::new(vec![]);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let Some(mutant) = left.lock().unwrap().pop() else { return };
+                    let names = (mutant == Mutant::UnkeyedHash).then_some(dictionary);
+                    let by = caught(mutant, story(mutant), names);
+                    found.lock().unwrap().push((mutant, by));
+                }
+            });
+        }
+    });
+    let mut found = found.into_inner().unwrap();
+    found.sort_by_key(|(mutant, _)| *mutant as usize);
+    found
+}
+
+fn row(what: &str, count: Count, wanted: &str) {
+    println!("  {what:<58} {:>6} of {:>6}   must be {wanted}", count.read, count.there);
+}
+
+fn print(cells: &Cells) {
+    row("read of the erased, with the roots of the end", cells.erased, "0");
+    row("read of the erased, with their epoch's root and all later", cells.erased_later_roots, "0");
+    row("read of what was never acknowledged", cells.never_acknowledged, "0");
+    row("read of an abandoned branch", cells.abandoned, "0");
+    row("read with a root destroyed before it was sent", cells.born_later, "0");
+    row("read of the unerased", cells.unerased, "all");
+    row("control: erased, with the destroyed roots given back", cells.control, "all");
+    for (what, found) in [
+        ("names guessed from a hash, of a million", cells.guessed),
+        ("values in clear, in any spelling", cells.in_clear),
+        ("slots that two values name", cells.shared_slots),
+        ("roots that the last start has not made", cells.old_roots),
+        ("files written before they were synced at a start", cells.believed),
+    ] {
+        println!("  {what:<58} {found:>6}             must be 0");
+    }
+}
+
+#[test]
+#[ignore = "minutes: `make forensic`"]
+fn the_proof() {
+    let began = Instant::now();
+    let mut random = Sequence::from_variable("FORENSIC_SEED");
+    let folder = tempfile::tempdir().unwrap();
+    let dictionary = dictionary(folder.path());
+    let findings = a_thousand_people(&mut random).findings(Some(&dictionary));
+    println!("\n{PEOPLE} people, {LIVES} lives, {} s", began.elapsed().as_secs());
+    let efforts = [
+        ("held roots", &findings.now),
+        ("every root", &findings.every),
+        ("destroyed roots", &findings.destroyed),
+    ];
+    for (roots, report) in efforts {
+        println!(
+            "  {roots:<16} {:>4} roots {:>12} bytes {:>7} places {:>6} values {:>6} pages {:>7} keys {:>12} tries",
+            report.roots.len(),
+            report.bytes,
+            report.places,
+            report.values,
+            report.pages,
+            report.keys,
+            report.tries
+        );
+    }
+    let cells = findings.cells();
+    print(&cells);
+    let mut objections: Vec<String> = cells.objections().into_iter().map(str::to_owned).collect();
+    println!("\nmutants, and who caught them");
+    for (mutant, by) in all_mutants(&dictionary) {
+        let said = if by.is_empty() { "NOBODY".to_owned() } else { by.join("; ") };
+        println!("  {:<68} {said}", mutant.name());
+        if by.is_empty() {
+            objections.push(format!("nobody caught: {}", mutant.name()));
+        }
+    }
+    println!("\n{} s in all", began.elapsed().as_secs());
+    assert_eq!(objections, Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "minutes: a part of `make forensic`"]
+fn every_mutant_is_caught() {
+    let folder = tempfile::tempdir().unwrap();
+    let only = std::env::var("FORENSIC_ONLY").ok();
+    let wanted = |mutant: &&Mutant| only.as_ref().is_none_or(|only| mutant.name().contains(only.as_str()));
+    for mutant in Mutant::ALL.iter().filter(wanted) {
+        let names = (*mutant == Mutant::UnkeyedHash).then(|| dictionary(folder.path()));
+        let by = caught(*mutant, story(*mutant), names.as_deref());
+        println!("{:<68} {}", mutant.name(), by.join("; "));
+    }
+}
