@@ -84,6 +84,12 @@ pub enum GateReason {
         /// The holder that has it, in its own words.
         holder: String,
     },
+    /// Data, keys and root agree, and somebody outside has seen more of this vault.
+    #[error("the witness on Kafka has seen frame {}, which this log neither holds nor has given up: the machine was rolled back as a whole, or is a clone", .seen.number)]
+    Witnessed {
+        /// The newest frame that the witness has seen.
+        seen: FramePosition,
+    },
     /// There is a log, but no keys at all.
     #[error("there is a log but the key database is empty: bring the keys")]
     KeysMissing,

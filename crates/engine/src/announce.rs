@@ -12,6 +12,7 @@ use cloakroom_core::erasure::Erasure;
 use cloakroom_core::event::Body;
 use cloakroom_core::ids::EventNumber;
 use cloakroom_crypto::random;
+use cloakroom_keytree::GateReason;
 use cloakroom_proto::bus::v1 as bus;
 use cloakroom_store::Batch;
 use tokio::sync::watch;
@@ -20,6 +21,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::EngineError;
 use crate::house::House;
 use crate::projection;
+use crate::witness::{LOOK_EVERY, Witness};
 
 const VERSION: u32 = 1;
 /// Records on their way at once; what they took a cursor to is remembered when all of them arrived.
@@ -34,10 +36,12 @@ pub(crate) async fn run(
     house: Arc<House>,
     config: BusConfig,
     signer: Signer,
+    witness: Option<(Witness, bool)>,
     mut stop: watch::Receiver<bool>,
 ) {
     let publisher = Publisher::connect(&config, signer);
-    let announcer = Announcer { house, config, publisher };
+    let (witness, heard) = witness.map_or((None, true), |(witness, heard)| (Some(witness), heard));
+    let announcer = Announcer { house, config, publisher, witness, heard };
     tokio::select! {
         () = announcer.follow() => {}
         _ = stop.wait_for(|stop| *stop) => {}
@@ -48,6 +52,10 @@ struct Announcer {
     house: Arc<House>,
     config: BusConfig,
     publisher: Publisher,
+    /// None where nobody outside could know more.
+    witness: Option<Witness>,
+    /// The start's checks have heard it.
+    heard: bool,
 }
 
 impl Announcer {
@@ -57,6 +65,12 @@ impl Announcer {
         let mut checkpoint = interval(CHECKPOINT_EVERY);
         checkpoint.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut witnessed = 0;
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        look.tick().await; // the first comes at once
+        while !self.heard && !self.hear().await {
+            tokio::time::sleep(PAUSE).await;
+        }
         // What the broker may have lost: every open erasure is published again.
         let mut again: Vec<EventNumber> = self
             .house
@@ -71,6 +85,7 @@ impl Announcer {
                 Ok(()) => tokio::select! {
                     changed = events.changed() => if changed.is_err() { return },
                     _ = checkpoint.tick() => self.witness(&mut witnessed).await,
+                    _ = look.tick() => drop(self.hear().await),
                 },
                 Err(error) => {
                     tracing::warn!(error = error.chain(), "announcing waits");
@@ -106,6 +121,23 @@ impl Announcer {
             self.remember(at).await?;
         }
         Ok(())
+    }
+
+    /// Asks the witness; whether it answered. One that has seen more closes the gate, and nothing further is
+    /// published.
+    async fn hear(&self) -> bool {
+        let Some(witness) = &self.witness else { return true };
+        match witness.ahead(&self.config, &*self.house.log, &self.house.state.verifying).await {
+            Ok(None) => true,
+            Ok(Some(seen)) => {
+                self.house.gated.send_replace(Some(GateReason::Witnessed { seen }));
+                std::future::pending().await
+            }
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "the witness does not answer");
+                false
+            }
+        }
     }
 
     async fn witness(&self, witnessed: &mut u64) {

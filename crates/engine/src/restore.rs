@@ -27,10 +27,17 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Whether what was erased since may have keys again here, because root and keys came back too: accepting
+    /// takes a replay of the ledger.
+    pub fn needs_replay(&self) -> bool {
+        matches!(self.closed, Some(GateReason::Witnessed { .. }))
+    }
+
     /// The frame to name when this log is accepted; none where accepting it is no way out.
     pub fn acceptable(&self) -> Option<FramePosition> {
         match (&self.closed, &self.remains) {
             (Some(GateReason::LogBehindKeys { lacking }), None) => Some(*lacking),
+            (Some(GateReason::Witnessed { seen }), None) => Some(*seen),
             _ => None,
         }
     }
@@ -38,9 +45,14 @@ impl Standing {
 
 pub(crate) async fn standing(options: &Options) -> Result<Standing, EngineError> {
     let looked = open::look(options, &mut ()).await?;
-    let closed = looked.gate(None).await?;
+    let mut closed = looked.gate(None).await?;
+    if closed.is_none() {
+        let (ahead, _) = looked.witnessed(options, None).await?;
+        closed = ahead.map(|seen| GateReason::Witnessed { seen });
+    }
     let remains = match &closed {
         Some(GateReason::LogBehindKeys { lacking }) => looked.gate(Some(*lacking)).await?,
+        Some(GateReason::Witnessed { .. }) => None,
         other => other.clone(),
     };
     let events = looked.end.events;

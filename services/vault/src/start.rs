@@ -141,10 +141,9 @@ async fn until_the_end(gate: Arc<Gate>, serving: impl Future<Output = ()>) -> En
             engine.close().await;
         }
     };
-    let failed = async { gate.served().await.failed().await };
     tokio::select! {
         biased;
-        reason = failed => Ended::Failed(reason),
+        reason = gate.keep() => Ended::Failed(reason),
         () = in_order => Ended::Drained,
     }
 }
