@@ -140,7 +140,7 @@ impl House {
         }
         let (written, closed) = self.propose_fence(guards, drafts).await?;
         let number = written.into_inner().first().copied().ok_or(Declined::Stopped)?;
-        closed.await.map_err(|_| Declined::Stopped)?;
+        closed.await.map_err(|_| self.unclosed())?;
         let erasure = self.fence(number).await.ok().flatten().ok_or(Declined::Stopped)?;
         Ok((self.view(&erasure), salt.iter().map(|byte| format!("{byte:02x}")).collect()))
     }
@@ -259,6 +259,9 @@ impl House {
             let erasure = erasure.ok_or_else(|| CallRefusal::NotFound("no such erasure".to_owned()))?;
             if erasure.destroyed.is_some() {
                 return Ok(erasure);
+            }
+            if self.state.is_stuck(fence) {
+                return Err(declined(Declined::Stuck));
             }
             // Whoever waits must not keep a writer alive that is asked to stop, nor wait for one that failed.
             if self.writer.load().as_ref().is_none_or(|writer| writer.is_closed()) {

@@ -277,6 +277,12 @@ impl House {
         })
     }
 
+    /// Why a fence was not closed for whoever waited.
+    pub(crate) fn unclosed(&self) -> Declined {
+        let runs = self.writer.load().as_ref().is_some_and(|writer| !writer.is_closed());
+        if runs && self.state.stuck() > 0 { Declined::Stuck } else { Declined::Stopped }
+    }
+
     /// Lets the writer come to its end once what waits for it is done.
     pub(crate) fn stop_writing(&self) {
         self.writer.store(None);
@@ -374,6 +380,10 @@ pub(crate) fn declined(reason: Declined) -> CallRefusal {
         Declined::Busy => {
             CallRefusal::Exhausted("more writes wait than the vault takes; try again later".to_owned())
         }
+        Declined::Stuck => CallRefusal::Unavailable(
+            "the values answer ERASED, but a page of keys cannot be opened, so this stays open: see doctor"
+                .to_owned(),
+        ),
         Declined::Full => CallRefusal::Exhausted("the vault's disk is nearly full".to_owned()),
         Declined::Stopped => CallRefusal::Unavailable("the vault is stopping".to_owned()),
     }

@@ -93,6 +93,8 @@ pub(crate) enum Declined {
     Full,
     /// More waits for the writer already than it will get to in good time.
     Busy,
+    /// A page of keys cannot be opened: the fence stands and cannot be closed.
+    Stuck,
     /// The writer has stopped.
     Stopped,
 }

@@ -40,7 +40,7 @@ impl House {
             answers.push(match step {
                 Ok(Step::Same(version)) => Ok(version),
                 Ok(Step::Fenced(version, closed)) => {
-                    closed.await.map_err(|_| declined(Declined::Stopped))?;
+                    closed.await.map_err(|_| declined(self.unclosed()))?;
                     Ok(version)
                 }
                 Err(refusal) => Err(refusal),

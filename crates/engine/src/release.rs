@@ -95,7 +95,7 @@ impl House {
         match self.propose_fence(guards, drafts).await {
             Ok((written, closed)) => {
                 let _events = written.into_inner();
-                Ok(Some(closed.await.map_err(|_| declined(Declined::Stopped))?.epoch))
+                Ok(Some(closed.await.map_err(|_| declined(self.unclosed()))?.epoch))
             }
             Err(Declined::Stale) => Ok(None),
             Err(reason) => Err(declined(reason)),

@@ -1,7 +1,7 @@
 //! What is known in memory of a log: registers, keys of the vault's own, open fences. Changed by the writer
 //! alone, once what it says is durable; read by every request.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -42,6 +42,8 @@ pub(crate) struct State {
     downstreams: ArcSwap<HashMap<String, Arc<DownstreamRegistered>>>,
     fenced: RwLock<HashSet<Slot>>,
     fenced_count: AtomicUsize,
+    /// Fences with a slot on a page that does not open.
+    stuck: RwLock<BTreeSet<EventNumber>>,
     rectified: RwLock<HashMap<EventNumber, EventNumber>>,
     open: RwLock<BTreeMap<EventNumber, Erasure>>,
     pub(crate) ids: Ids,
@@ -82,6 +84,7 @@ impl State {
             downstreams: ArcSwap::default(),
             fenced: RwLock::default(),
             fenced_count: AtomicUsize::new(0),
+            stuck: RwLock::default(),
             rectified: RwLock::new(seed.rectified),
             open: RwLock::new(seed.open),
             ids: seed.ids,
@@ -124,6 +127,21 @@ impl State {
     /// The event of the newest day's key for idempotency; 0 if there never was one.
     pub(crate) fn newest_day_key(&self) -> EventNumber {
         EventNumber(self.newest_day_key.load(Ordering::Acquire))
+    }
+
+    /// A page of keys that these fences condemn cannot be opened: they stay open until a start finds it whole.
+    pub(crate) fn stick(&self, fences: impl IntoIterator<Item = EventNumber>) {
+        self.stuck.write().unwrap_or_else(PoisonError::into_inner).extend(fences);
+        self.erasure_changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(crate) fn is_stuck(&self, fence: EventNumber) -> bool {
+        read(&self.stuck).contains(&fence)
+    }
+
+    /// How many fences cannot be closed.
+    pub(crate) fn stuck(&self) -> usize {
+        read(&self.stuck).len()
     }
 
     /// The newest rectification of a value.

@@ -29,6 +29,7 @@ pub struct Status {
     pub subtrees: u32,
     pub open_erasures: u64,
     pub overdue_erasures: u64,
+    pub stuck_fences: u64,
     pub announce_lag: u64,
     pub kafka_bootstrap: String,
     pub checks: BTreeMap<String, String>,
@@ -69,6 +70,7 @@ impl House {
         let checks = BTreeMap::from([
             ("memory-lock".to_owned(), memory),
             ("disk".to_owned(), self.disk_check()),
+            ("key-pages".to_owned(), self.key_pages_check()),
             (
                 "keys-replica".to_owned(),
                 "none: with this root holder and no key backup, one dead disk loses every key".to_owned(),
@@ -85,6 +87,7 @@ impl House {
             subtrees: self.tree.subtrees(),
             open_erasures: open.len() as u64,
             overdue_erasures: open.iter().filter(|erasure| erasure.overdue).count() as u64,
+            stuck_fences: self.state.stuck() as u64,
             announce_lag: events.saturating_sub(self.state.announced.load(Ordering::Acquire)),
             kafka_bootstrap: self.kafka_bootstrap.clone(),
             checks,
@@ -96,6 +99,15 @@ impl House {
         let mut status = self.figures();
         status.checks.insert("kafka".to_owned(), self.kafka_check().await);
         Ok(status)
+    }
+
+    fn key_pages_check(&self) -> String {
+        match self.state.stuck() {
+            0 => "ok".to_owned(),
+            stuck => format!(
+                "{stuck} erasures cannot be closed: a page of keys does not open; bring back today's key database whole"
+            ),
+        }
     }
 
     fn disk_check(&self) -> String {

@@ -146,8 +146,9 @@ impl Writer {
         fences: Vec<(EventNumber, Vec<Slot>)>,
         roots_gone: bool,
     ) -> Result<(), EngineError> {
-        self.dying =
-            fences.into_iter().map(|(number, slots)| OpenFence { number, slots, closed: None }).collect();
+        self.dies(
+            fences.into_iter().map(|(number, slots)| OpenFence { number, slots, closed: None }).collect(),
+        );
         if roots_gone {
             return self.close_fences().await;
         }
@@ -392,9 +393,11 @@ impl Writer {
             return Ok(());
         }
         let mut doomed: Vec<Slot> = self.fences.iter().flat_map(|fence| &fence.slots).copied().collect();
-        doomed.extend(&self.orphans);
         doomed.extend(&old_day_keys);
-        let result = self.tree.batch(&doomed, Batch::default(), self.durable()).await;
+        let may_stay = doomed.clone();
+        doomed.extend(&self.orphans);
+        let batch = self.tree.batch_past_damage(&doomed, &may_stay, Batch::default(), self.durable());
+        let result = batch.await;
         self.no_batch_until = None;
         match &result {
             // Nothing was committed: nothing of it counts, and the next batch destroys its root.
@@ -408,7 +411,8 @@ impl Writer {
         }
         self.last_key_commit = Instant::now();
         self.oldest_fence = None;
-        self.dying.append(&mut self.fences);
+        let fences = std::mem::take(&mut self.fences);
+        self.dies(fences);
         self.orphans.clear();
         self.forget_day_keys(&old_day_keys);
         match result {
@@ -419,6 +423,22 @@ impl Writer {
                 Ok(())
             }
             _ => self.close_fences().await,
+        }
+    }
+
+    /// Fences that a batch has taken in wait for the former root to go. One whose page of keys could not be opened
+    /// stays open, and its values answer ERASED, until a start finds the page whole.
+    fn dies(&mut self, fences: Vec<OpenFence>) {
+        let unreached = self.tree.unreached();
+        let (stuck, dying): (Vec<_>, Vec<_>) =
+            fences.into_iter().partition(|fence| fence.slots.iter().any(|slot| unreached.contains(slot)));
+        self.dying.extend(dying);
+        if !stuck.is_empty() {
+            tracing::error!(
+                fences = stuck.len(),
+                "a page of keys does not open: what it holds cannot be destroyed"
+            );
+            self.state.stick(stuck.iter().map(|fence| fence.number));
         }
     }
 

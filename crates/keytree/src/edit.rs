@@ -71,17 +71,30 @@ impl<'a> Edit<'a> {
         Ok(())
     }
 
-    /// Takes keys out of their slots; dead ones stay dead.
-    pub(crate) async fn empty(&mut self, slots: impl IntoIterator<Item = Slot>) -> Result<(), Fault> {
+    /// Takes keys out of their slots; dead ones stay dead. Gives those of `may_stay` that it could not get at, since
+    /// a page on the way does not open.
+    pub(crate) async fn empty(
+        &mut self,
+        slots: impl IntoIterator<Item = Slot>,
+        may_stay: &[Slot],
+    ) -> Result<Vec<Slot>, Fault> {
+        let mut unreached = vec![];
         for slot in slots {
             let (leaf, place) = PageAddress::of(slot);
-            if self.find(leaf).await? {
-                let draft = self.draft(leaf)?;
-                draft.page.remove(place);
-                draft.dirty = true;
+            match self.find(leaf).await {
+                Ok(true) => {
+                    let draft = self.draft(leaf)?;
+                    draft.page.remove(place);
+                    draft.dirty = true;
+                }
+                Ok(false) => {}
+                Err(Fault::Page(..) | Fault::Missing(_) | Fault::Damaged(_)) if may_stay.contains(&slot) => {
+                    unreached.push(slot);
+                }
+                Err(fault) => return Err(fault),
             }
         }
-        Ok(())
+        Ok(unreached)
     }
 
     /// Gives a fresh key to every page that was changed, to every page on the way to the end of each subtree in

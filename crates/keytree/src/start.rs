@@ -203,7 +203,7 @@ impl Found {
             let top = self.shared.top.read().unwrap_or_else(PoisonError::into_inner);
             top.ends.keys().copied().filter(|_| !Mutant::PathsNotRekeyed.lives()).collect()
         };
-        let batched = match writer.batch_over(&doomed, &ends, Batch::default(), log).await {
+        let batched = match writer.batch_over(&doomed, fenced, &ends, Batch::default(), log).await {
             Ok(batched) => (batched, None),
             Err(Fault::RootStays(error)) => {
                 let batched = Batched { epoch: writer.state.epoch, at: writer.state.at };
@@ -240,6 +240,7 @@ impl Found {
             state,
             next,
             unrecorded_start,
+            unreached: vec![],
             former: vec![],
             former_holder: None,
             in_former: false,

@@ -17,8 +17,8 @@ use cloakroom_store::Batch;
 use crate::Fault;
 use crate::edit::{Drawn, Edit};
 use crate::holder::{HolderError, OwnerNumber, RootHolder};
-use crate::leaving::Former;
 use crate::layout::{DIRECTORY, FAN_OUT, PageAddress, STATE_KEY, start_key};
+use crate::leaving::Former;
 use crate::start::encode_start;
 use crate::state::TreeState;
 use crate::tree::{Shared, Tree};
@@ -46,6 +46,8 @@ pub struct TreeWriter {
     pub(crate) former_holder: Option<Former>,
     /// The current root lies there still.
     pub(crate) in_former: bool,
+    /// Doomed slots that the newest batch could not get at.
+    pub(crate) unreached: Vec<Slot>,
 }
 
 /// What a batch came to.
@@ -166,7 +168,28 @@ impl TreeWriter {
         also: Batch,
         log: Option<FramePosition>,
     ) -> Result<Batched, Fault> {
-        self.batch_over(doomed, &[], also, log).await
+        self.batch_past_damage(doomed, &[], also, log).await
+    }
+
+    /// The same, but goes on past those of `may_stay` whose page, or one above it, does not open:
+    /// [`TreeWriter::unreached`] names them afterwards. Their keys live on where they are, so nothing that condemned
+    /// them is done.
+    ///
+    /// # Errors
+    /// As [`TreeWriter::batch`].
+    pub async fn batch_past_damage(
+        &mut self,
+        doomed: &[Slot],
+        may_stay: &[Slot],
+        also: Batch,
+        log: Option<FramePosition>,
+    ) -> Result<Batched, Fault> {
+        self.batch_over(doomed, may_stay, &[], also, log).await
+    }
+
+    /// Doomed slots that the newest batch could not get at.
+    pub fn unreached(&self) -> &[Slot] {
+        &self.unreached
     }
 
     /// The same, and besides fresh keys on the path to the end of each subtree in `ends`: a start names all of
@@ -174,24 +197,32 @@ impl TreeWriter {
     pub(crate) async fn batch_over(
         &mut self,
         doomed: &[Slot],
+        may_stay: &[Slot],
         ends: &[Subtree],
         also: Batch,
         log: Option<FramePosition>,
     ) -> Result<Batched, Fault> {
+        self.unreached.clear();
         let mut parts = parts(doomed, ends)?;
         let last = parts.pop().unwrap_or_default();
         for part in parts {
-            match self.batch_part(part, Batch::default(), log).await {
+            match self.batch_part(part, may_stay, Batch::default(), log).await {
                 // The last part tries every former root again.
                 Ok(()) | Err(Fault::RootStays(_)) => {}
                 Err(fault) => return Err(fault),
             }
         }
-        self.batch_part(last, also, log).await?;
+        self.batch_part(last, may_stay, also, log).await?;
         Ok(Batched { epoch: self.state.epoch, at: self.state.at })
     }
 
-    async fn batch_part(&mut self, part: Part, also: Batch, log: Option<FramePosition>) -> Result<(), Fault> {
+    async fn batch_part(
+        &mut self,
+        part: Part,
+        may_stay: &[Slot],
+        also: Batch,
+        log: Option<FramePosition>,
+    ) -> Result<(), Fault> {
         let mut next = self.next_state(log);
         let root = RootId(random::id16());
         self.holder.create(next.tree, self.owner, root).await?;
@@ -199,7 +230,7 @@ impl TreeWriter {
             if Mutant::FailedRootUsedAgain.lives() { self.oldest_but_current(root).await? } else { root };
 
         let mut edit = Edit::new(&self.shared);
-        edit.empty(part.doomed).await?;
+        let unreached = edit.empty(part.doomed, may_stay).await?;
         edit.rekey(&part.ends).await?;
         let mut drawn = edit.draw(next.at.number);
         let Some(anchor) = &drawn.anchor else { return Err(Fault::Damaged("directory")) };
@@ -219,6 +250,7 @@ impl TreeWriter {
             self.holder.destroy(next.tree, self.owner, former.0).await?;
         }
         self.commit(next, drawn).await?;
+        self.unreached.extend(unreached);
         self.in_former = false;
 
         self.former.push(former);

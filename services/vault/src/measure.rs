@@ -35,6 +35,7 @@ struct Gauges {
     subtrees: Gauge<u64>,
     open_erasures: Gauge<u64>,
     overdue_erasures: Gauge<u64>,
+    stuck_fences: Gauge<u64>,
     announce_lag: Gauge<u64>,
     epoch: Gauge<u64>,
 }
@@ -52,6 +53,10 @@ impl Gauges {
                 "cloakroom.erasures.overdue",
                 "Open erasures that missed their deadline.",
             ),
+            stuck_fences: gauge(
+                "cloakroom.erasures.stuck",
+                "Erasures, releases and rectifications whose page of keys does not open.",
+            ),
             announce_lag: gauge("cloakroom.announce.lag", "Events not yet announced."),
             epoch: gauge("cloakroom.epoch", "The number of the current root."),
         }
@@ -63,6 +68,7 @@ impl Gauges {
         self.subtrees.record(status.subtrees.into(), &[]);
         self.open_erasures.record(status.open_erasures, &[]);
         self.overdue_erasures.record(status.overdue_erasures, &[]);
+        self.stuck_fences.record(status.stuck_fences, &[]);
         self.announce_lag.record(status.announce_lag, &[]);
         self.epoch.record(status.epoch, &[]);
     }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use cloakroom_core::refusal::Code;
+use cloakroom_core::refusal::{CallRefusal, Code};
+use cloakroom_engine::{Engine, ErasureRequest, Who};
 use cloakroom_keytree::Subtree;
 use cloakroom_keytree::layout::PageAddress;
 use cloakroom_store::embedded::EmbeddedRecords;
 use cloakroom_store::{Batch, Records};
 
-use crate::house::{DPO, House, erasure_of, item, new, person, read, tokenize};
+use crate::house::{ADMIN, DPO, House, erasure_of, item, new, person, read, tokenize};
 
 /// A vault at rest with three leaves of values; of each leaf one token, and one in the first leaf that is erased.
 async fn three_leaves() -> (House, Vec<String>, String) {
@@ -62,7 +63,6 @@ async fn a_missing_page_makes_its_keys_unavailable_not_erased() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_met_an_unreadable_record_is_not_remembered_as_its_answer() {
-    use cloakroom_core::refusal::CallRefusal;
     use cloakroom_engine::{TokenizeRequest, Tokenized};
     let house = House::new();
     let engine = house.ready().await;
@@ -96,5 +96,46 @@ async fn a_request_that_met_an_unreadable_record_is_not_remembered_as_its_answer
     let engine = house.open().await;
     let answer = engine.tokenize(crate::house::ORDERS, request()).await.unwrap().remove(0);
     assert_eq!(answer.unwrap().token, first[0].token, "found again, once it can be read");
+    engine.close().await;
+}
+
+/// An erasure whose key lies on a page that does not open cannot destroy it: it stays open and says so, over every
+/// start, and nothing else suffers. Once the page is whole again, a start closes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_over_a_damaged_page_sticks_until_the_page_is_whole() {
+    let (house, tokens, _) = three_leaves().await;
+    let whole = Arc::new(std::sync::Mutex::new(vec![]));
+    let kept = Arc::clone(&whole);
+    change(&house, 1, |page| {
+        *kept.lock().unwrap() = page.clone();
+        Some(page.iter().map(|byte| byte ^ 1).collect())
+    })
+    .await;
+    let engine = house.open().await;
+    let of = |token: &String| ErasureRequest { who: Who::Token(token.clone()), ..erasure_of("") };
+    let stuck = async |engine: &Engine| engine.status(ADMIN).await.unwrap().stuck_fences;
+    assert_eq!(read(&engine, &tokens[1]).await, Err(Code::KeyUnavailable));
+    for _ in 0..2 {
+        let refused = engine.request_erasure(DPO, of(&tokens[1])).await.unwrap_err();
+        assert!(matches!(refused, CallRefusal::Unavailable(_)), "{refused}");
+        assert_eq!((read(&engine, &tokens[1]).await, stuck(&engine).await), (Err(Code::Erased), 1));
+    }
+    engine.request_erasure(DPO, of(&tokens[2])).await.unwrap();
+    assert_eq!(read(&engine, &tokens[0]).await.unwrap(), "0@example.com");
+    person(&engine, "new@example.com", "New").await;
+    engine.close().await;
+    drop(engine);
+
+    let engine = house.open().await;
+    assert_eq!((read(&engine, &tokens[1]).await, stuck(&engine).await), (Err(Code::Erased), 1));
+    engine.close().await;
+    drop(engine);
+
+    let page = whole.lock().unwrap().clone();
+    change(&house, 1, |_| Some(page)).await;
+    let engine = house.open().await;
+    assert_eq!((read(&engine, &tokens[1]).await, stuck(&engine).await), (Err(Code::Erased), 0));
+    let (erasure, _) = engine.request_erasure(DPO, of(&tokens[1])).await.unwrap();
+    assert!(erasure.epoch > 0, "its keys are destroyed");
     engine.close().await;
 }
