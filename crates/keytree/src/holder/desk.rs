@@ -20,6 +20,7 @@ const IN_LINE_MAX: usize = 64;
 const WATCHED_MAX: usize = 4096;
 
 type Job<S> = Box<dyn FnOnce(&mut Seat<S>) + Send>;
+type Telling<T> = Box<dyn FnOnce(Result<T, HolderError>) + Send>;
 type Expiry = (Instant, Box<dyn FnOnce() + Send>);
 
 /// Where calls are handed in.
@@ -38,7 +39,7 @@ struct Seat<S> {
 }
 
 /// How to tell the caller; taken by whoever tells first.
-struct Tell<T>(Arc<Mutex<Option<Box<dyn FnOnce(Result<T, HolderError>) + Send>>>>);
+struct Tell<T>(Arc<Mutex<Option<Telling<T>>>>);
 
 impl<S: 'static> Desk<S> {
     /// Starts the threads. `open` makes a session, on the thread that will use it.

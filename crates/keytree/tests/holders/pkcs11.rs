@@ -110,10 +110,11 @@ impl Bench for Token {
     }
 
     fn relieve(&self, trouble: Trouble) -> Answer<'_, ()> {
-        Answer::now(match trouble {
+        match trouble {
             Trouble::Unreachable => std::fs::rename(self.folder.join("gone"), self.tokens()).unwrap(),
             _ => self.wrong_pin.store(false, Ordering::SeqCst),
-        })
+        }
+        Answer::now(())
     }
 }
 
@@ -193,7 +194,8 @@ async fn own_until_killed(holder: &Pkcs11Holder) {
     let owner = holder.own(tree).await.unwrap();
     holder.create(tree, owner, root).await.unwrap();
     let anchor = holder.wrap(tree, root, Key::random().borrow()).await.unwrap();
-    println!("\nowned {tree} {root} {}", HEXLOWER.encode(&anchor));
+    let mut out = std::io::stdout();
+    writeln!(out, "\nowned {tree} {root} {}", HEXLOWER.encode(&anchor)).unwrap();
     loop {
         holder.renew(tree, owner).await.unwrap();
         tokio::time::sleep(LEASE / 5).await;
@@ -282,5 +284,25 @@ fn what_cannot_be_opened_says_why() {
             Pkcs11Options { pin: SecretSource::File(token.folder.join("wrong-pin")), ..token.options() };
         let HolderError::Refused(said) = refused(wrong) else { panic!("not refused") };
         assert!(!said.contains("0815"), "{said}");
+    });
+}
+
+#[test]
+fn an_owner_that_overslept_does_not_come_back_under_one_who_waits() {
+    const TEST: &str =
+        concat!(module_path!(), "::an_owner_that_overslept_does_not_come_back_under_one_who_waits");
+    apart(TEST, async |token: Token| {
+        let (first, second, tree) = (token.holder(), token.holder(), new_ids().0);
+        let owner = first.own(tree).await.unwrap();
+        tokio::time::sleep(LEASE).await;
+        first.renew(tree, owner).await.unwrap(); // nobody minded
+        tokio::time::sleep(LEASE).await;
+        let waking = async {
+            tokio::time::sleep(LEASE / 2).await;
+            first.renew(tree, owner).await
+        };
+        let (next, woken) = tokio::join!(second.own(tree), waking);
+        assert!(matches!(woken, Err(HolderError::Replaced { .. })), "{woken:?}");
+        assert!(next.unwrap() > owner);
     });
 }
