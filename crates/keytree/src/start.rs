@@ -117,6 +117,7 @@ impl Found {
     /// # Errors
     /// [`Fault::Gate`] with the first reason found.
     pub async fn check(&self, log: LogView<'_>) -> Result<(), Fault> {
+        let log = if Mutant::KnownByNumberAlone.lives() { self.by_number_alone(log) } else { log };
         let keys = self.state.as_ref().map(|state| KeyView {
             tree: self.tree,
             at: state.at,
@@ -124,7 +125,6 @@ impl Found {
             log: state
                 .log
                 .filter(|recorded| !Mutant::KnownByNumberAlone.lives() || recorded.number > log.newest),
-        let log = if Mutant::KnownByNumberAlone.lives() { self.by_number_alone(log) } else { log };
         });
         start::check(keys, log, self.holder.noted(self.tree).await?)?;
         let Some(state) = &self.state else { return Ok(()) };
@@ -203,26 +203,21 @@ impl Found {
             let top = self.shared.top.read().unwrap_or_else(PoisonError::into_inner);
             top.ends.keys().copied().filter(|_| !Mutant::PathsNotRekeyed.lives()).collect()
         };
-        let batched = match writer.batch_over(&doomed, fenced, &ends, Batch::default(), log).await {
-            Ok(batched) => (batched, None),
-            Err(Fault::RootStays(error)) => {
-                let batched = Batched { epoch: writer.state.epoch, at: writer.state.at };
-                (batched, Some(Fault::RootStays(error)))
         if Mutant::StartWithoutBatch.lives() {
             let batched = Batched { epoch: writer.state.epoch, at: writer.state.at };
             return Ok(Started { writer, batched, root_stays: None });
         }
+        let batched = match writer.batch_over(&doomed, &ends, Batch::default(), log).await {
+            Ok(batched) => (batched, None),
+            Err(Fault::RootStays(error)) => {
+                let batched = Batched { epoch: writer.state.epoch, at: writer.state.at };
+                (batched, Some(Fault::RootStays(error)))
             }
             Err(fault) => return Err(fault),
         };
         Ok(Started { writer, batched: batched.0, root_stays: batched.1 })
     }
 
-    fn writer(&self, start: StartId, state: TreeState) -> TreeWriter {
-        let next = self.shared.top.read().unwrap_or_else(PoisonError::into_inner).ends.clone();
-        let unrecorded_start = self.starts.last().is_none_or(|(newest, _)| *newest != start);
-        TreeWriter {
-            shared: Arc::clone(&self.shared),
     /// What no sound check asks for: what the log says, its starts renamed as the keys know them, so that only
     /// numbers are left to compare.
     fn by_number_alone<'a>(&self, log: LogView<'a>) -> LogView<'a> {
@@ -234,13 +229,17 @@ impl Found {
         LogView { rests_on, ..log }
     }
 
+    fn writer(&self, start: StartId, state: TreeState) -> TreeWriter {
+        let next = self.shared.top.read().unwrap_or_else(PoisonError::into_inner).ends.clone();
+        let unrecorded_start = self.starts.last().is_none_or(|(newest, _)| *newest != start);
+        TreeWriter {
+            shared: Arc::clone(&self.shared),
             holder: Arc::clone(&self.holder),
             owner: self.owner,
             start,
             state,
             next,
             unrecorded_start,
-            unreached: vec![],
             former: vec![],
             former_holder: None,
             in_former: false,
