@@ -207,7 +207,7 @@ impl Found {
             let batched = Batched { epoch: writer.state.epoch, at: writer.state.at };
             return Ok(Started { writer, batched, root_stays: None });
         }
-        let batched = match writer.batch_over(&doomed, &ends, Batch::default(), log).await {
+        let batched = match writer.batch_over(&doomed, fenced, &ends, Batch::default(), log).await {
             Ok(batched) => (batched, None),
             Err(Fault::RootStays(error)) => {
                 let batched = Batched { epoch: writer.state.epoch, at: writer.state.at };
@@ -240,6 +240,7 @@ impl Found {
             state,
             next,
             unrecorded_start,
+            unreached: vec![],
             former: vec![],
             former_holder: None,
             in_former: false,
