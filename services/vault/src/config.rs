@@ -1,6 +1,7 @@
 //! What the daemon is told: `vault.toml`, overridden by `CLOAKROOM_*` variables, overridden by flags.
 //! A sample with every key stands in `deploy/config/vault.toml`; a test holds it to the defaults here.
 
+mod devices;
 mod kafka;
 mod kms;
 mod keyholders;
@@ -16,6 +17,7 @@ use cloakroom_runtime::serve::ServeConfig;
 use cloakroom_runtime::telemetry::TelemetryConfig;
 use serde::{Deserialize, Serialize};
 
+pub use devices::{DEVICE_TIMEOUT_MS, FIRST_INDEX, INDEXES, Pkcs11Config, TpmConfig};
 pub use kafka::{KafkaConfig, KafkaTls, PARTITIONS, REPLICATION_FACTOR, RETENTION_MS};
 pub use kms::{KMS_TIMEOUT_MS, KmsConfig};
 pub use keyholders::{KeyholdersConfig, LEASE_MS, THRESHOLD};

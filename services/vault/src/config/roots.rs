@@ -7,7 +7,7 @@ use cloakroom_engine::{FileHolder, RootHolder};
 use cloakroom_runtime::identity::TlsFiles;
 use serde::{Deserialize, Serialize};
 
-use super::{KeyholdersConfig, KmsConfig};
+use super::{KeyholdersConfig, KmsConfig, Pkcs11Config, TpmConfig};
 use crate::VaultError;
 use crate::kms::Transit;
 
@@ -23,6 +23,10 @@ pub struct RootsConfig {
     pub kms: Option<KmsConfig>,
     /// The keyholders that keep it between them.
     pub keyholders: KeyholdersConfig,
+    /// The PKCS#11 token that keeps it.
+    pub pkcs11: Pkcs11Config,
+    /// The TPM that keeps it.
+    pub tpm: TpmConfig,
 }
 
 /// What can keep a root.
@@ -34,6 +38,10 @@ pub enum HolderKind {
     File,
     /// Several `cloakroom-keyholder`s, a share each, in memory only.
     Keyholders,
+    /// A PKCS#11 token.
+    Pkcs11,
+    /// A TPM 2.0 of this machine.
+    Tpm,
 }
 
 impl Default for RootsConfig {
@@ -43,6 +51,8 @@ impl Default for RootsConfig {
             folder: "roots".into(),
             kms: None,
             keyholders: KeyholdersConfig::default(),
+            pkcs11: Pkcs11Config::default(),
+            tpm: TpmConfig::default(),
         }
     }
 }
@@ -62,8 +72,10 @@ impl RootsConfig {
         match (self.holder, &self.kms) {
             (HolderKind::File, None) => Ok(Arc::new(FileHolder::open(&self.folder)?)),
             (HolderKind::Keyholders, None) => self.keyholders.open(tls),
-            (HolderKind::Keyholders, Some(_)) => {
-                let reason = "a KMS seals what lies in a file, and keyholders have none";
+            (HolderKind::Pkcs11, None) => self.pkcs11.open(),
+            (HolderKind::Tpm, None) => self.tpm.open(),
+            (HolderKind::Keyholders | HolderKind::Pkcs11 | HolderKind::Tpm, Some(_)) => {
+                let reason = "a KMS seals what lies in a file, and only the file holder has one";
                 Err(VaultError::Config { key: "roots.kms", reason })
             }
             (HolderKind::File, Some(kms)) => {
