@@ -53,6 +53,12 @@ calls! {
     get_signing_keys(GetSigningKeysRequest) -> GetSigningKeysResponse;
     /// How the vault is.
     get_status(GetStatusRequest) -> GetStatusResponse;
+    /// How the keys stand with their root holder.
+    get_keys(GetKeysRequest) -> GetKeysResponse;
+    /// Replaces the root now.
+    rotate_keys(RotateKeysRequest) -> RotateKeysResponse;
+    /// Moves the root to the holder that the vault's configuration names by now.
+    move_keys(MoveKeysRequest) -> MoveKeysResponse;
     /// Replays the whole log and compares. Takes as long as the log is long: raise the deadline.
     verify_log(VerifyLogRequest) -> VerifyLogResponse;
     /// What the log says of itself now, signed.

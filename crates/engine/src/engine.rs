@@ -17,12 +17,13 @@ use tokio::sync::watch;
 
 use crate::downstreams::{self, DownstreamInfo, Registered, Registration, Replay};
 use crate::house::House;
+use crate::keys::{KeysView, Order};
 use crate::lease::Kept;
 use crate::ledger::{Export, Replayed};
 use crate::{
     AppliedRegister, Description, DetokenizeRequest, EngineError, ErasureFilter, ErasureRequest, ErasureView,
-    Fact, LogVerdict, Opened, Preview, Pruned, Standing, Status, TokenizeRequest, Tokenized, Who, open,
-    restore,
+    Fact, GateReason, LogVerdict, Opened, Preview, Pruned, Standing, Status, TokenizeRequest, Tokenized, Who,
+    open, restore,
 };
 
 /// How a vault runs.
@@ -34,6 +35,10 @@ pub struct Options {
     pub keys: PathBuf,
     /// Who keeps the roots.
     pub holder: Arc<dyn RootHolder>,
+    /// Who kept them before: the root moves from there at a start, and what a move left there is destroyed.
+    pub former: Option<Arc<dyn RootHolder>>,
+    /// Take the tree from an owner that is known to be dead, without waiting for its lease.
+    pub take_over: bool,
     /// Opened pages in locked memory.
     pub cache_bytes: usize,
     /// Start although memory cannot be locked: for development.
@@ -77,6 +82,8 @@ impl Options {
             data: folder.join("data"),
             keys: folder.join("keys"),
             holder,
+            former: None,
+            take_over: false,
             // Some 2,000 opened pages: 128,000 values without a miss, within the memory lock most systems grant.
             cache_bytes: 4 << 20,
             allow_unlocked: false,
@@ -192,6 +199,16 @@ impl Engine {
         match reason {
             Some(reason) => reason,
             // The writer ended without a failure: a clean stop.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Returns when this vault finds, while it runs, that another life of it went on: close the gate.
+    pub async fn gated(&self) -> GateReason {
+        let mut gated = self.house.gated.subscribe();
+        let reason = gated.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
             None => std::future::pending().await,
         }
     }
@@ -486,6 +503,34 @@ impl Engine {
     /// [`CallRefusal::Forbidden`] to all but administrators.
     pub async fn prune_log(&self, principal: &str) -> Result<Pruned, CallRefusal> {
         self.house.prune_log(principal).await
+    }
+
+    /// How the keys stand with their root holder.
+    ///
+    /// # Errors
+    /// [`CallRefusal::Forbidden`] without a role; [`CallRefusal::Conflict`] with what the holder says.
+    pub async fn keys(&self, principal: &str) -> Result<KeysView, CallRefusal> {
+        self.house.order(principal, Order::Tell).await
+    }
+
+    /// Replaces the root now, as every batch does; returns when the former one is destroyed and probed.
+    ///
+    /// # Errors
+    /// As [`Engine::keys`]; for administrators.
+    pub async fn rotate_keys(&self, principal: &str) -> Result<KeysView, CallRefusal> {
+        self.house.order(principal, Order::Rotate).await
+    }
+
+    /// Moves the root to another holder; returns when the former one is destroyed and probed.
+    ///
+    /// # Errors
+    /// As [`Engine::keys`]; for administrators. The refusal says whether the root has moved nonetheless.
+    pub async fn move_keys(
+        &self,
+        principal: &str,
+        holder: Arc<dyn RootHolder>,
+    ) -> Result<KeysView, CallRefusal> {
+        self.house.order(principal, Order::Move(holder)).await
     }
 
     /// Replays the whole log and compares.

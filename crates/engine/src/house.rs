@@ -14,14 +14,15 @@ use cloakroom_core::subject::Subject;
 use cloakroom_crypto::Plaintext;
 use cloakroom_crypto::address::AddressKind;
 use cloakroom_crypto::seal::Context;
-use cloakroom_keytree::Tree;
+use cloakroom_keytree::{GateReason, Tree};
 use cloakroom_store::{AccessLog, Log, Records};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 
 use crate::EngineError;
 use crate::codec;
 use crate::durable::Durable;
+use crate::keys::Asked;
 use crate::projection;
 use crate::proposal::{Closed, Declined, Draft, Guard, Proposal};
 use crate::state::{InForce, State};
@@ -49,8 +50,10 @@ pub(crate) struct House {
     pub(crate) kafka_bootstrap: String,
     pub(crate) bus: Option<BusConfig>,
     pub(crate) disk: Disk,
-    pub(crate) root_holder: &'static str,
-    pub(crate) destroy_class: &'static str,
+    /// What operators ask of the writer.
+    pub(crate) orders: mpsc::Sender<Asked>,
+    /// Why the gate must close although the vault runs.
+    pub(crate) gated: watch::Sender<Option<GateReason>>,
 }
 
 /// The disk under the log, for those who ask how the vault stands.

@@ -46,6 +46,11 @@ impl Lease {
         Duration::from_nanos(self.ends_at.load(Ordering::Acquire)).saturating_sub(boot_time())
     }
 
+    /// Where another holder grants it: whatever the former one granted says nothing any more.
+    fn begin_anew(&self, end: Option<Duration>) {
+        self.ends_at.store(end.map_or(u64::MAX, nanos), Ordering::Release);
+    }
+
     fn prolong(&self, end: Duration) {
         self.ends_at.fetch_max(nanos(end), Ordering::AcqRel);
     }
@@ -67,7 +72,18 @@ pub(crate) struct Kept {
     /// Why the vault must stop: set when the ownership could not be kept.
     pub(crate) failed: watch::Sender<Option<String>>,
     in_service: Arc<AtomicBool>,
+    /// Takes another holder's ownership into its care, where the tree has moved.
+    pub(crate) moved: watch::Sender<Option<Held>>,
     renewing: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+/// An ownership in another holder than before.
+#[derive(Clone)]
+pub(crate) struct Held {
+    pub(crate) holder: Arc<dyn RootHolder>,
+    pub(crate) owner: OwnerNumber,
+    /// When it was asked for, since the machine started.
+    pub(crate) asked: Duration,
 }
 
 impl Kept {
@@ -81,13 +97,12 @@ impl Kept {
         let lease = Arc::new(Lease::until(term.map(|term| end(asked, term))));
         let failed = watch::Sender::new(None);
         let in_service = Arc::new(AtomicBool::new(false));
-        let renewing = term.map(|term| {
-            let (stop, stopped) = oneshot::channel();
-            let renewal = Renewal { holder, tree, owner, term, lease: Arc::clone(&lease) };
-            let task = run(renewal, failed.clone(), Arc::clone(&in_service), stopped);
-            (stop, tokio::spawn(task))
-        });
-        Self { lease, failed, in_service, renewing }
+        let (moved, heard) = watch::channel(None);
+        let (stop, stopped) = oneshot::channel();
+        let holder = term.map(|_| holder);
+        let renewal = Renewal { holder, tree, owner, term, lease: Arc::clone(&lease), moved: heard };
+        let task = run(renewal, failed.clone(), Arc::clone(&in_service), stopped);
+        Self { lease, failed, in_service, moved, renewing: Some((stop, tokio::spawn(task))) }
     }
 
     /// From here on there is a writer: only [`Kept::release`], after its end, gives the ownership back.
@@ -108,13 +123,15 @@ impl Kept {
 pub(crate) async fn look(
     records: &Arc<dyn Records>,
     holder: &Arc<dyn RootHolder>,
+    former: Option<&Arc<dyn RootHolder>>,
     options: TreeOptions,
 ) -> Result<(Found, Kept), EngineError> {
     let (term, began) = (holder.lease(), Instant::now());
     let mut told = false;
     loop {
         let asked = boot_time();
-        let error = match Found::look(Arc::clone(records), Arc::clone(holder), options).await {
+        let looked = Found::look_moving(Arc::clone(records), Arc::clone(holder), former.cloned(), options);
+        let error = match looked.await {
             Ok(found) => {
                 let kept = Kept::begin(Arc::clone(holder), found.tree_id(), found.owner(), asked, term);
                 return Ok((found, kept));
@@ -138,28 +155,37 @@ pub(crate) async fn look(
 }
 
 struct Renewal {
-    holder: Arc<dyn RootHolder>,
+    /// None without a term: nothing is to be renewed, and whoever drops it last ends the ownership.
+    holder: Option<Arc<dyn RootHolder>>,
     tree: TreeId,
     owner: OwnerNumber,
-    term: Duration,
+    /// None where the ownership ends with the process.
+    term: Option<Duration>,
     lease: Arc<Lease>,
+    moved: watch::Receiver<Option<Held>>,
 }
 
 async fn run(
-    renewal: Renewal,
+    mut renewal: Renewal,
     failed: watch::Sender<Option<String>>,
     in_service: Arc<AtomicBool>,
-    mut stopped: oneshot::Receiver<()>,
+    stopped: oneshot::Receiver<()>,
 ) {
+    let told = tokio::select! {
+        told = stopped => Ok(told),
+        reason = renewal.until_it_fails() => Err(reason),
+    };
     let Renewal { holder, tree, owner, .. } = &renewal;
-    tokio::select! {
-        told = &mut stopped => {
+    match told {
+        Ok(told) => {
             let give_back = told.is_ok() || !in_service.load(Ordering::Acquire);
-            if give_back && let Err(error) = holder.release(*tree, *owner).await {
+            if let Some(holder) = holder.as_ref().filter(|_| give_back)
+                && let Err(error) = holder.release(*tree, *owner).await
+            {
                 tracing::warn!(%error, "the tree was not given back: the next start waits for its lease to end");
             }
         }
-        reason = renewal.until_it_fails() => {
+        Err(reason) => {
             tracing::error!(reason, "the ownership of the key tree is lost: reads and writes stop");
             failed.send_replace(Some(reason));
         }
@@ -167,31 +193,56 @@ async fn run(
 }
 
 impl Renewal {
-    async fn until_it_fails(&self) -> String {
-        let mut pause = self.term / RENEWALS;
+    async fn until_it_fails(&mut self) -> String {
+        let mut pause = self.term.map(|term| term / RENEWALS);
         loop {
-            tokio::time::sleep(pause.min(self.lease.left())).await;
+            let left = self.lease.left();
+            let until_due = async {
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause.min(left)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Ok(()) = self.moved.changed() => {
+                    self.follow();
+                    pause = self.term.map(|term| term / RENEWALS);
+                    continue;
+                }
+                () = until_due => {}
+            }
+            let (Some(term), Some(holder)) = (self.term, &self.holder) else { continue };
             if !self.lease.holds() {
                 return "the ownership of the key tree could not be renewed in time".to_owned();
             }
             let asked = boot_time();
-            let patience = self.term / RENEWALS;
-            let answer = tokio::time::timeout(patience, self.holder.renew(self.tree, self.owner)).await;
+            let renewed = holder.renew(self.tree, self.owner);
+            let answer = tokio::time::timeout(term / RENEWALS, renewed).await;
             // What came after the end came too late: another may own the tree, whatever the answer says.
             if !self.lease.holds() {
                 continue;
             }
-            pause = self.term / RENEWALS;
+            pause = Some(term / RENEWALS);
             match answer {
-                Ok(Ok(())) => self.lease.prolong(end(asked, self.term)),
+                Ok(Ok(())) => self.lease.prolong(end(asked, term)),
+                // The tree has just moved: nobody needs this ownership any more.
+                Ok(Err(HolderError::Replaced { .. })) if self.moved.has_changed().unwrap_or_default() => {}
                 Ok(Err(error @ HolderError::Replaced { .. })) => return error.to_string(),
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "the ownership of the key tree was not renewed");
-                    pause = self.term / RETRIES;
+                    pause = Some(term / RETRIES);
                 }
                 Err(_) => tracing::warn!("the root holder did not answer in time to renew"),
             }
         }
+    }
+
+    /// Takes over what the tree has moved to.
+    fn follow(&mut self) {
+        let Some(held) = self.moved.borrow_and_update().clone() else { return };
+        self.term = held.holder.lease();
+        self.lease.begin_anew(self.term.map(|term| end(held.asked, term)));
+        (self.holder, self.owner) = (self.term.map(|_| held.holder), held.owner);
     }
 }
 

@@ -26,6 +26,7 @@ use crate::lease::{self, Kept};
 use crate::proposal::{BLANK, Draft, NewKey};
 use crate::state::{DayKey, NEEDED_KEYS, Seed, State};
 use crate::tokens::Ids;
+use crate::witness::{self, Witness};
 use crate::writer::{Tail, Writer, WriterLimits};
 use crate::{BusOptions, Engine, EngineError, Options, announce, codec, collect, projection};
 
@@ -33,6 +34,9 @@ use crate::{BusOptions, Engine, EngineError, Options, announce, codec, collect, 
 const FORMAT: u32 = 1;
 /// Locked memory besides the cache: value keys under way, pages being edited, the vault's own keys.
 const WORKING_BYTES: usize = 4 << 20;
+
+/// What operators may ask of the roots at once.
+const ORDERS_MAX: usize = 4;
 
 /// What a start came to.
 pub enum Opened {
@@ -103,8 +107,9 @@ pub(crate) struct Looked {
 pub(crate) async fn look(options: &Options, layers: &mut dyn Layers) -> Result<Looked, EngineError> {
     arena::reserve(options.cache_bytes.saturating_add(WORKING_BYTES), options.allow_unlocked)?;
     let stores = stores(options, layers)?;
-    let tree_options = TreeOptions { cache_bytes: options.cache_bytes };
-    let (found, kept) = lease::look(&stores.keys, &stores.holder, tree_options).await?;
+    let tree_options = TreeOptions { cache_bytes: options.cache_bytes, take_over: options.take_over };
+    let (found, kept) =
+        lease::look(&stores.keys, &stores.holder, options.former.as_ref(), tree_options).await?;
     let end = match stores.log.find_end(found.log().map_or(0, |log| log.number)).await {
         Ok(end) => end,
         Err(damaged @ StoreError::Damaged { .. }) => {
@@ -143,6 +148,39 @@ impl Looked {
         }
     }
 
+    /// What the witness may say without this vault being behind.
+    fn witness(&self, accepted: Option<FramePosition>) -> Witness {
+        let abandoned: Vec<FramePosition> = self.survey.abandoned.iter().copied().chain(accepted).collect();
+        Witness::new(self.found.tree_id(), &abandoned, self.found.starts())
+    }
+
+    /// Asks the witness, if it answers in time: the frame that it has seen and this log lacks; whether it answered.
+    pub(crate) async fn witnessed(
+        &self,
+        options: &Options,
+        accepted: Option<FramePosition>,
+    ) -> Result<(Option<FramePosition>, bool), EngineError> {
+        // A broker in this process holds nothing that this process did not say.
+        let BusOptions::Kafka(config) = &options.bus else { return Ok((None, true)) };
+        let keys = witness::signing_keys(self.log(), self.end.events).await?;
+        if keys.is_empty() {
+            return Ok((None, true)); // it has never spoken
+        }
+        let witness = self.witness(accepted);
+        match tokio::time::timeout(witness::ANSWERS_WITHIN, witness.ahead(config, self.log(), &keys)).await {
+            Ok(Ok(ahead)) => Ok((ahead, true)),
+            Ok(Err(error @ EngineError::Bus(_))) => {
+                tracing::warn!(error = error.chain(), "the witness does not answer yet");
+                Ok((None, false))
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                tracing::warn!("the witness does not answer yet");
+                Ok((None, false))
+            }
+        }
+    }
+
     fn newest(&self) -> u64 {
         self.end.newest.map_or(0, |(at, _)| at.number)
     }
@@ -165,11 +203,13 @@ pub(crate) async fn open(
     if let Some(reason) = looked.gate(accepted).await? {
         return Ok(Opened::Gated(reason));
     }
+    let (ahead, heard) = looked.witnessed(&options, accepted).await?;
+    if let Some(seen) = ahead {
+        return Ok(Opened::Gated(GateReason::Witnessed { seen }));
+    }
+    let witness = (looked.witness(accepted), heard);
     // Named in the log only where it is what this start gives up.
-    let abandons = match looked.gate(None).await? {
-        Some(_) => accepted,
-        None => None,
-    };
+    let abandons = accepted.filter(|at| !witness::holds(&looked.survey.starts, looked.newest(), *at));
     let Looked { stores, mut found, kept, end, survey } = looked;
     let start = StartId(random::id16());
     stores.log.cut().await?;
@@ -182,7 +222,7 @@ pub(crate) async fn open(
     let started = Started { start, tree: found.tree_id(), software, owner: found.owner().0, abandons };
     let tail = mark(&stores, &end, started, rests_on, &*clock).await?;
     catch_up(&*stores.log, &*stores.projections, tail.events).await?;
-    serve(options, clock, stores, (found, kept), start, tail).await.map(Opened::Ready)
+    serve(options, clock, stores, (found, kept), witness, start, tail).await.map(Opened::Ready)
 }
 
 fn stores(options: &Options, layers: &mut dyn Layers) -> Result<Stores, EngineError> {
@@ -330,6 +370,7 @@ async fn serve(
     clock: Arc<dyn Clock>,
     stores: Stores,
     (found, kept): (Found, Kept),
+    witness: (Witness, bool),
     start: StartId,
     tail: Tail,
 ) -> Result<Engine, EngineError> {
@@ -366,7 +407,6 @@ async fn serve(
         commit_events_max: options.commit_events_max,
         erase_batch: Duration::from_millis(options.erase_batch_ms),
     };
-    let (root_holder, destroy_class) = (stores.holder.kind(), stores.holder.destroy_class());
     let mut writer = Writer::new(
         Arc::clone(&log),
         Arc::clone(&projections),
@@ -377,10 +417,11 @@ async fn serve(
         tail,
         log_ends,
     );
+    writer.moved = kept.moved.clone();
     state.fence(fenced);
     writer.close_old_fences(fences, roots_gone).await?;
     drop(state.lease.set(Arc::clone(&kept.lease)));
-    start_tasks(options, clock, stores, state, reader, (writer, kept), (root_holder, destroy_class))
+    start_tasks(options, clock, stores, state, reader, (writer, kept), witness)
 }
 
 #[allow(clippy::too_many_arguments)] // the last step of a start, called once
@@ -391,10 +432,11 @@ fn start_tasks(
     state: Arc<State>,
     tree: Tree,
     (writer, kept): (Writer, Kept),
-    holder: (&'static str, &'static str),
+    witness: (Witness, bool),
 ) -> Result<Engine, EngineError> {
     let (broker, bus) = bus(&options)?;
     let (queue, proposals) = mpsc::channel(options.queue_max.max(1));
+    let (orders, asked) = mpsc::channel(ORDERS_MAX);
     let house = Arc::new(House {
         log: stores.log,
         projections: stores.projections,
@@ -413,8 +455,8 @@ fn start_tasks(
         },
         bus: bus.clone(),
         disk: stores.disk,
-        root_holder: holder.0,
-        destroy_class: holder.1,
+        orders,
+        gated: watch::channel(None).0,
     });
     let signer = Signer { source: options.source.clone(), key: Arc::clone(&house.state.signing) };
     let (stop, stopped) = watch::channel(false);
@@ -425,7 +467,7 @@ fn start_tasks(
     let thread = std::thread::Builder::new()
         .name("writer".to_owned())
         .spawn(move || {
-            let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(writer.run(proposals))));
+            let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(writer.run(proposals, asked))));
             let reason = match ended {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error.chain(),
@@ -445,6 +487,8 @@ fn start_tasks(
             Arc::clone(&house),
             config.clone(),
             signer.clone(),
+            // A broker in this process holds nothing that this process did not say.
+            matches!(options.bus, BusOptions::Kafka(_)).then_some(witness),
             stopped.clone(),
         )));
         tasks.push(tokio::spawn(collect::run(Arc::clone(&house), config, stopped)));

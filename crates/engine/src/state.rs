@@ -16,6 +16,7 @@ use cloakroom_crypto::{Key, role};
 use tokio::sync::watch;
 
 use crate::EngineError;
+use crate::keys::KeysView;
 use crate::lease::Lease;
 use crate::tokens::Ids;
 use crate::trace::Traces;
@@ -56,6 +57,8 @@ pub(crate) struct State {
     pub(crate) events: watch::Sender<u64>,
     /// Until when the tree is owned; set once, at the end of a start.
     pub(crate) lease: OnceLock<Arc<Lease>>,
+    /// How the keys stood with their root holder last.
+    pub(crate) keys: RwLock<KeysView>,
     pub(crate) announced: AtomicU64,
     /// Counts changes of erasures.
     pub(crate) erasure_changes: watch::Sender<u64>,
@@ -94,6 +97,7 @@ impl State {
             newest_day_key: AtomicU64::new(seed.newest_day_key.0),
             events: watch::Sender::new(seed.events),
             lease: OnceLock::new(),
+            keys: RwLock::default(),
             announced: AtomicU64::new(seed.announced),
             erasure_changes: watch::Sender::new(0),
             traces: Traces::default(),

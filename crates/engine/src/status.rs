@@ -13,6 +13,7 @@ use cloakroom_crypto::{arena, hash};
 use data_encoding::{BASE64, HEXLOWER};
 
 use crate::house::House;
+use crate::keys::KeysView;
 use crate::prune::pruned_slot;
 use crate::{EngineError, codec, projection};
 
@@ -24,6 +25,10 @@ pub struct Status {
     pub epoch: u64,
     pub root_holder: String,
     pub destroy_class: String,
+    /// Former roots that a move left in another holder and that are not proved gone.
+    pub roots_left: u64,
+    /// The root holder failed to do something and has not done it yet.
+    pub holder_troubled: bool,
     pub events: u64,
     pub slots: u64,
     pub subtrees: u32,
@@ -58,6 +63,14 @@ const KAFKA_ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 /// More problems than this are not listed.
 const PROBLEMS_MAX: usize = 100;
 
+fn holder_check(keys: &KeysView) -> String {
+    match (keys.left.first(), keys.trouble.as_str()) {
+        (_, trouble) if !trouble.is_empty() => trouble.to_owned(),
+        (Some(left), _) => format!("a former root in {left} is not proved gone"),
+        (None, _) => "ok".to_owned(),
+    }
+}
+
 impl House {
     /// Figures without names: for metrics and for whoever administers.
     pub(crate) fn figures(&self) -> Status {
@@ -67,7 +80,8 @@ impl House {
             true => "ok".to_owned(),
             false => "keys may reach swap: memory is not locked".to_owned(),
         };
-        let checks = BTreeMap::from([
+        let keys = crate::state::read(&self.state.keys).clone();
+        let mut checks = BTreeMap::from([
             ("memory-lock".to_owned(), memory),
             ("disk".to_owned(), self.disk_check()),
             ("key-pages".to_owned(), self.key_pages_check()),
@@ -76,12 +90,15 @@ impl House {
                 "none: with this root holder and no key backup, one dead disk loses every key".to_owned(),
             ),
         ]);
+        checks.insert("root-holder".to_owned(), holder_check(&keys));
         let open = self.state.open_erasures();
         Status {
             tree_id: self.tree.id().to_string(),
             epoch: self.tree.epoch(),
-            root_holder: self.root_holder.to_owned(),
-            destroy_class: self.destroy_class.to_owned(),
+            root_holder: keys.holder,
+            destroy_class: keys.destroy_class,
+            roots_left: keys.left.len() as u64,
+            holder_troubled: !keys.trouble.is_empty(),
             events,
             slots: self.tree.slots(),
             subtrees: self.tree.subtrees(),

@@ -15,10 +15,12 @@ use cloakroom_core::ids::{EventNumber, FramePosition, Slot, StartId, Subtree};
 use cloakroom_core::mutants::Mutant;
 use cloakroom_keytree::{Fault, HolderError, TreeWriter};
 use cloakroom_store::{Batch, Frame, FrameHash, Log, Records, StoreError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::EngineError;
 use crate::durable::Durable;
+use crate::keys::Asked;
+use crate::lease::Held;
 use crate::mutants;
 use crate::projection;
 use crate::proposal::{Closed, Declined, Draft, Guard, Proposal, Written, fill, link};
@@ -77,7 +79,11 @@ pub(crate) struct Writer {
     /// Slots whose keys went in with a frame that did not: they die in the next batch, and before that no
     /// frame names a slot behind them.
     orphans: Vec<Slot>,
-    root_stays: Option<Instant>,
+    pub(crate) root_stays: Option<Instant>,
+    /// What the root holder failed to do, until it does.
+    pub(crate) trouble: Option<String>,
+    /// Hears of another holder to be owned.
+    pub(crate) moved: watch::Sender<Option<Held>>,
     no_batch_until: Option<Instant>,
     full_until: Option<Instant>,
     newest_start: Option<StartId>,
@@ -132,6 +138,8 @@ impl Writer {
             dying: vec![],
             orphans: vec![],
             root_stays: None,
+            trouble: None,
+            moved: watch::Sender::new(None),
             no_batch_until: None,
             full_until: None,
             last_key_commit: Instant::now(),
@@ -153,6 +161,8 @@ impl Writer {
             return self.close_fences().await;
         }
         self.root_stays = Some(Instant::now());
+        self.trouble = Some("a former root is not gone since the start".to_owned());
+        self.tell();
         Ok(())
     }
 
@@ -172,13 +182,27 @@ impl Writer {
     }
 
     /// Runs until the queue is closed, then stops cleanly; or until something fails that cannot be survived.
-    pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Proposal>) -> Result<(), EngineError> {
+    pub(crate) async fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Proposal>,
+        mut orders: mpsc::Receiver<Asked>,
+    ) -> Result<(), EngineError> {
         loop {
-            let first = match tokio::time::timeout(CHECKPOINT_EVERY, queue.recv()).await {
-                Ok(Some(first)) => Some(first),
-                Ok(None) => return self.stop().await,
-                Err(_) => None,
+            let mut order = None;
+            let first = tokio::select! {
+                first = tokio::time::timeout(CHECKPOINT_EVERY, queue.recv()) => match first {
+                    Ok(Some(first)) => Some(first),
+                    Ok(None) => return self.stop().await,
+                    Err(_) => None,
+                },
+                Some(asked) = orders.recv() => {
+                    order = Some(asked);
+                    None
+                }
             };
+            if let Some(asked) = order {
+                self.obey(asked).await?;
+            }
             if let Some(first) = first {
                 let mut size = first.drafts.len();
                 let mut group = vec![first];
@@ -194,7 +218,7 @@ impl Writer {
             let gathered = queue.is_empty()
                 || self.oldest_fence.is_some_and(|oldest| oldest.elapsed() >= self.limits.erase_batch);
             if gathered || !self.orphans.is_empty() {
-                self.batch().await?;
+                self.batch(false).await?;
             }
         }
     }
@@ -383,13 +407,13 @@ impl Writer {
     }
 
     /// Forgets what the durable fences condemn, and closes them. While a former root stays, only orphans are
-    /// worth another root that may stay too.
-    async fn batch(&mut self) -> Result<(), EngineError> {
+    /// worth another root that may stay too. `forced`, it replaces the root though nobody waits for that.
+    pub(crate) async fn batch(&mut self, forced: bool) -> Result<(), EngineError> {
         let old_day_keys = self.old_day_keys();
         let nothing = self.fences.is_empty() && old_day_keys.is_empty();
-        if self.orphans.is_empty() && (nothing || self.root_stays.is_some())
-            || self.no_batch_until.is_some_and(|until| Instant::now() < until)
-        {
+        let waits = self.orphans.is_empty() && (nothing || self.root_stays.is_some())
+            || self.no_batch_until.is_some_and(|until| Instant::now() < until);
+        if waits && !forced {
             return Ok(());
         }
         let mut doomed: Vec<Slot> = self.fences.iter().flat_map(|fence| &fence.slots).copied().collect();
@@ -404,6 +428,8 @@ impl Writer {
             Err(Fault::Holder(error)) if !matches!(error, HolderError::Replaced { .. }) => {
                 tracing::error!(%error, "no new root can be made: fences stay open");
                 self.no_batch_until = Some(Instant::now() + ROOT_RETRY);
+                self.trouble = Some(format!("no new root can be made: {error}"));
+                self.tell();
                 return Ok(());
             }
             Ok(_) | Err(Fault::RootStays(_)) => {}
@@ -420,6 +446,8 @@ impl Writer {
                 let error = error.map(|error| error.to_string());
                 tracing::error!(error, "a former root is not gone: fences stay open");
                 self.root_stays = Some(Instant::now());
+                self.trouble = Some(format!("a former root is not gone: {}", error.unwrap_or_default()));
+                self.tell();
                 Ok(())
             }
             _ => self.close_fences().await,
@@ -444,8 +472,10 @@ impl Writer {
 
     /// Every former root is destroyed and probed: writes the closing event of every fence that a batch has taken
     /// in. Those that came later wait for their own.
-    async fn close_fences(&mut self) -> Result<(), EngineError> {
+    pub(crate) async fn close_fences(&mut self) -> Result<(), EngineError> {
         self.root_stays = None;
+        self.trouble = None;
+        self.tell();
         let fences = std::mem::take(&mut self.dying);
         if fences.is_empty() {
             return Ok(());
@@ -454,7 +484,7 @@ impl Writer {
         let closing = Body::KeysDestroyed(KeysDestroyed {
             fences: fences.iter().map(|fence| fence.number).collect(),
             epoch,
-            destroy_class: self.tree.destroy_class().to_owned(),
+            destroy_class: self.tree.state().destroyed_as(),
         });
         self.commit_now(vec![Draft::of(closing)]).await?;
         for fence in fences {
@@ -522,7 +552,7 @@ impl Writer {
         if self.root_stays.is_some() {
             self.retry_root().await?;
         }
-        self.batch().await?;
+        self.batch(false).await?;
         self.checkpoint().await?;
         self.note().await
     }
@@ -555,7 +585,7 @@ impl Writer {
         if dead.changes.is_empty() { Ok(()) } else { Ok(self.projections.apply(dead).await?) }
     }
 
-    fn durable(&self) -> Option<FramePosition> {
+    pub(crate) fn durable(&self) -> Option<FramePosition> {
         self.tail.newest.map(|(at, _)| at)
     }
 

@@ -21,11 +21,17 @@ pub(crate) struct Former {
     pub(crate) holder: Arc<dyn RootHolder>,
     tree: TreeId,
     owner: Mutex<Option<OwnerNumber>>,
+    take_over: bool,
 }
 
 impl Former {
-    pub(crate) fn new(holder: Arc<dyn RootHolder>, tree: TreeId, owner: Option<OwnerNumber>) -> Self {
-        Self { holder, tree, owner: Mutex::new(owner) }
+    pub(crate) fn new(
+        holder: Arc<dyn RootHolder>,
+        tree: TreeId,
+        owner: Option<OwnerNumber>,
+        take_over: bool,
+    ) -> Self {
+        Self { holder, tree, owner: Mutex::new(owner), take_over }
     }
 
     /// Owns the tree there, once.
@@ -34,7 +40,7 @@ impl Former {
         if let Some(owner) = owned {
             return Ok(owner);
         }
-        let owner = self.holder.own(self.tree).await?;
+        let owner = own(&*self.holder, self.tree, self.take_over).await?;
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
         Ok(owner)
     }
@@ -64,6 +70,15 @@ impl Former {
     }
 }
 
+/// Owns the tree, or takes it from an owner that is known to be dead.
+pub(crate) async fn own(
+    holder: &dyn RootHolder,
+    tree: TreeId,
+    take_over: bool,
+) -> Result<OwnerNumber, HolderError> {
+    if take_over { holder.take_over(tree).await } else { holder.own(tree).await }
+}
+
 fn elsewhere(left: &LeftRoot) -> HolderError {
     HolderError::Unreachable(format!(
         "root {} was left in {}: name that holder as the former one",
@@ -90,7 +105,7 @@ impl TreeWriter {
         let owner = holder.own(self.state.tree).await?;
         let left = std::mem::replace(&mut self.holder, holder);
         let left_owner = std::mem::replace(&mut self.owner, owner);
-        self.former_holder = Some(Former::new(Arc::clone(&left), self.state.tree, Some(left_owner)));
+        self.former_holder = Some(Former::new(Arc::clone(&left), self.state.tree, Some(left_owner), false));
         self.in_former = true;
         let moved = self.batch(&[], Batch::default(), log).await;
         if self.in_former {
@@ -140,7 +155,12 @@ impl TreeWriter {
             self.state.left.clear();
             self.insert(&[], Batch::default(), None).await?;
         }
-        self.former_holder = None;
+        if let Some(former) = self.former_holder.take()
+            && let Ok(owner) = former.owner().await
+            && let Err(error) = former.holder.release(self.state.tree, owner).await
+        {
+            tracing::warn!(%error, "the former root holder was not given back: its lease ends by itself");
+        }
         Ok(())
     }
 }

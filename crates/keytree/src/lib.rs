@@ -42,11 +42,13 @@ pub use writer::{Batched, TreeWriter};
 pub struct TreeOptions {
     /// Bytes of locked memory for opened pages.
     pub cache_bytes: usize,
+    /// Take the tree from an owner that is known to be dead, without waiting for its lease.
+    pub take_over: bool,
 }
 
 impl Default for TreeOptions {
     /// 4 MiB: some 2,000 opened pages, within the memory lock that most systems grant.
     fn default() -> Self {
-        Self { cache_bytes: 4 << 20 }
+        Self { cache_bytes: 4 << 20, take_over: false }
     }
 }

@@ -21,7 +21,7 @@ use prost::Message;
 use crate::cache::Cache;
 use crate::holder::{HolderError, OwnerNumber, RootHolder};
 use crate::layout::{DIRECTORY, END_PREFIX, PageAddress, START_PREFIX, STATE_KEY, levels};
-use crate::leaving::Former;
+use crate::leaving::{Former, own};
 use crate::sequence::Sequence;
 use crate::state::TreeState;
 use crate::tree::{Shared, Top};
@@ -69,8 +69,8 @@ impl Found {
             Some(state) => state.tree,
             None => TreeId(random::id16()),
         };
-        let owner = holder.own(tree).await?;
-        let former = former.map(|holder| Former::new(holder, tree, None));
+        let owner = own(&*holder, tree, options.take_over).await?;
+        let former = former.map(|holder| Former::new(holder, tree, None, options.take_over));
         let state = read_state(&*records).await?;
         let starts = read_starts(&*records).await?;
         let ends = read_ends(&*records).await?;
@@ -104,6 +104,11 @@ impl Found {
     /// The newest key commit; none in a new tree.
     pub fn at(&self) -> Option<CommitPosition> {
         self.state.as_ref().map(|state| state.at)
+    }
+
+    /// Every start that the keys have seen with its first commit, oldest first.
+    pub fn starts(&self) -> &[(StartId, u64)] {
+        &self.starts
     }
 
     /// For each subtree the first slot that was never handed out.

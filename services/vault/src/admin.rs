@@ -4,6 +4,7 @@
 mod grpc;
 mod http;
 mod json;
+pub(crate) mod keys;
 mod problem;
 mod query;
 mod wire;

@@ -10,10 +10,12 @@ use cloakroom_runtime::config::assignment;
 pub const USAGE: &str = "\
 cloakroomd: the vault
 
-usage: cloakroomd [--config FILE] [--dump-config] [KEY=VALUE]...
+usage: cloakroomd [--config FILE] [--dump-config] [--take-over] [KEY=VALUE]...
 
   --config FILE    a TOML file; the variable CLOAKROOM_CONFIG names one too
   --dump-config    print what is in force and end
+  --take-over      take the keys from an owner that is known to be dead, without waiting for its lease to end:
+                   whatever it still writes is lost
   KEY=VALUE        overrides the file and the CLOAKROOM_* variables, as in admin.listen=127.0.0.1:7444
   --version        print the version and end
   --help           print this and end
@@ -33,6 +35,8 @@ pub enum Arguments {
         flags: Vec<(String, String)>,
         /// Show what is in force instead of running.
         dump: bool,
+        /// Take the keys from an owner that is known to be dead.
+        take_over: bool,
     },
     /// How to call it.
     Help,
@@ -50,7 +54,7 @@ impl Arguments {
             origin: word.to_owned(),
             reason: reason.to_owned(),
         };
-        let (mut file, mut flags, mut dump) = (None, Vec::new(), false);
+        let (mut file, mut flags, mut dump, mut take_over) = (None, Vec::new(), false, false);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             let word = word.to_string_lossy();
@@ -58,6 +62,7 @@ impl Arguments {
                 "--help" | "-h" => return Ok(Self::Help),
                 "--version" | "-V" => return Ok(Self::Version),
                 "--dump-config" => dump = true,
+                "--take-over" => take_over = true,
                 "--config" => {
                     file = Some(words.next().ok_or_else(|| wrong("--config", "wanted is a file"))?.into());
                 }
@@ -67,7 +72,7 @@ impl Arguments {
                 },
             }
         }
-        Ok(Self::Run { file, flags, dump })
+        Ok(Self::Run { file, flags, dump, take_over })
     }
 }
 
@@ -85,11 +90,13 @@ mod tests {
             file: file.map(PathBuf::from),
             flags: flags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             dump,
+            take_over: false,
         };
         assert_eq!(parse(&[]).unwrap(), run(None, &[], false));
         let words = ["--config", "a.toml", "data=x", "--admin.listen=[::1]:1", "--dump-config"];
         let expected = run(Some("a.toml"), &[("data", "x"), ("admin.listen", "[::1]:1")], true);
         assert_eq!(parse(&words).unwrap(), expected);
+        assert!(matches!(parse(&["--take-over"]), Ok(Arguments::Run { take_over: true, .. })));
         assert_eq!(parse(&["--config=b.toml"]).unwrap(), run(Some("b.toml"), &[], false));
     }
 

@@ -3,8 +3,8 @@
 
 mod devices;
 mod kafka;
-mod kms;
 mod keyholders;
+mod kms;
 mod roots;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cloakroom_engine::{Options, RootHolder};
+use cloakroom_runtime::config::load;
 use cloakroom_runtime::identity::{Principal, TlsFiles};
 use cloakroom_runtime::serve::ServeConfig;
 use cloakroom_runtime::telemetry::TelemetryConfig;
@@ -19,8 +20,8 @@ use serde::{Deserialize, Serialize};
 
 pub use devices::{DEVICE_TIMEOUT_MS, FIRST_INDEX, INDEXES, Pkcs11Config, TpmConfig};
 pub use kafka::{KafkaConfig, KafkaTls, PARTITIONS, REPLICATION_FACTOR, RETENTION_MS};
-pub use kms::{KMS_TIMEOUT_MS, KmsConfig};
 pub use keyholders::{KeyholdersConfig, LEASE_MS, THRESHOLD};
+pub use kms::{KMS_TIMEOUT_MS, KmsConfig};
 pub use roots::{HolderKind, RootsConfig};
 
 use crate::VaultError;
@@ -66,6 +67,8 @@ pub struct Config {
     pub keys: PathBuf,
     /// Who keeps the root above the keys.
     pub roots: RootsConfig,
+    /// Who kept it before: the root moves from there, and what a move left there is destroyed.
+    pub former_roots: Option<RootsConfig>,
     /// The SPIFFE id that announcements name as their source ([`PRINCIPAL`]).
     pub principal: String,
     /// SPIFFE ids that may do everything at the admin endpoint: the first administrators. Everybody else
@@ -91,6 +94,21 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// The bounds of each of the three ports.
     pub limits: ServeConfig,
+    /// Where all this was read: no key of it, and known to the daemon alone.
+    #[serde(skip)]
+    pub source: Option<Source>,
+    /// Take the keys from an owner that is known to be dead: no key either, but said at one start.
+    #[serde(skip)]
+    pub take_over: bool,
+}
+
+/// Where a configuration was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// What overrides it.
+    pub flags: Vec<(String, String)>,
 }
 
 /// The admin endpoint.
@@ -161,6 +179,7 @@ impl Default for Config {
             data: "data".into(),
             keys: "keys".into(),
             roots: RootsConfig::default(),
+            former_roots: None,
             principal: PRINCIPAL.to_owned(),
             admins: Vec::new(),
             admin: AdminConfig::default(),
@@ -173,6 +192,8 @@ impl Default for Config {
             kafka: KafkaConfig::default(),
             telemetry: TelemetryConfig::default(),
             limits: ServeConfig::default(),
+            source: None,
+            take_over: false,
         }
     }
 }
@@ -218,6 +239,17 @@ impl Default for EraseConfig {
 }
 
 impl Config {
+    /// What it says by now, read again from where it was read.
+    ///
+    /// # Errors
+    /// [`VaultError`] where it does not read any more, or nobody knows where it came from.
+    pub fn reread(&self) -> Result<Self, VaultError> {
+        let reason = "nobody knows where it was read";
+        let source = self.source.as_ref().ok_or(VaultError::Config { key: "source", reason })?;
+        let read: Self = load(source.file.as_deref(), VARIABLE_PREFIX, &source.flags)?;
+        Ok(Self { source: self.source.clone(), ..read })
+    }
+
     /// What the engine is opened with, besides a root holder ([`RootsConfig::open`]).
     ///
     /// # Errors
@@ -238,6 +270,8 @@ impl Config {
             data: self.data.clone(),
             keys: self.keys.clone(),
             holder,
+            former: None,
+            take_over: self.take_over,
             cache_bytes: self.memory.cache_bytes,
             allow_unlocked: self.memory.allow_unlocked,
             reserve_bytes: self.store.reserve_bytes,

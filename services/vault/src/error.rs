@@ -31,3 +31,16 @@ pub enum VaultError {
     #[error("gRPC reflection cannot start")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
+
+impl VaultError {
+    /// For whoever asked: the whole chain, once.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text.push_str(&format!(": {error}"));
+            source = error.source();
+        }
+        text
+    }
+}

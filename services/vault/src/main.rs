@@ -11,7 +11,7 @@ use cloakroom_runtime::machine::{self, Inspection, Severity};
 use cloakroom_runtime::shutdown::Shutdown;
 use cloakroom_runtime::telemetry::Telemetry;
 use cloakroom_vault::arguments::{Arguments, USAGE};
-use cloakroom_vault::config::{Config, VARIABLE_PREFIX};
+use cloakroom_vault::config::{Config, Source, VARIABLE_PREFIX};
 use cloakroom_vault::{Ended, start};
 
 #[global_allocator]
@@ -33,11 +33,11 @@ fn main() -> ExitCode {
     let done = match asked {
         Arguments::Help => print(USAGE),
         Arguments::Version => print(concat!(env!("CARGO_PKG_VERSION"), "\n")),
-        Arguments::Run { file, flags, dump: shown } => {
+        Arguments::Run { file, flags, dump: shown, take_over } => {
             let file = file.or_else(|| std::env::var_os("CLOAKROOM_CONFIG").map(OsString::into));
             match load::<Config>(file.as_deref(), VARIABLE_PREFIX, &flags) {
                 Ok(config) if shown => dump(&config).map_err(Failure::from).and_then(|text| print(&text)),
-                Ok(config) => run(config),
+                Ok(config) => run(Config { source: Some(Source { file, flags }), take_over, ..config }),
                 Err(error) => return said(&error, USAGE_EXIT_CODE),
             }
         }

@@ -38,6 +38,8 @@ struct Gauges {
     stuck_fences: Gauge<u64>,
     announce_lag: Gauge<u64>,
     epoch: Gauge<u64>,
+    roots_left: Gauge<u64>,
+    holder_troubled: Gauge<u64>,
 }
 
 impl Gauges {
@@ -59,6 +61,14 @@ impl Gauges {
             ),
             announce_lag: gauge("cloakroom.announce.lag", "Events not yet announced."),
             epoch: gauge("cloakroom.epoch", "The number of the current root."),
+            roots_left: gauge(
+                "cloakroom.roots.left",
+                "Former roots in another holder that are not proved gone: no erasure is final meanwhile.",
+            ),
+            holder_troubled: gauge(
+                "cloakroom.roots.troubled",
+                "1 while the root holder fails to make or destroy a root: no erasure gets on meanwhile.",
+            ),
         }
     }
 
@@ -71,6 +81,8 @@ impl Gauges {
         self.stuck_fences.record(status.stuck_fences, &[]);
         self.announce_lag.record(status.announce_lag, &[]);
         self.epoch.record(status.epoch, &[]);
+        self.roots_left.record(status.roots_left, &[]);
+        self.holder_troubled.record(status.holder_troubled.into(), &[]);
     }
 }
 

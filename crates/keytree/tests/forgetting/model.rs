@@ -150,8 +150,13 @@ impl Vault {
     pub(crate) async fn start(&mut self) -> bool {
         self.writer = None;
         let holder = Holder::open(&self.roots(), Arc::clone(&self.disk.power));
-        let found =
-            Found::look(self.disk.clone(), holder, TreeOptions { cache_bytes: 1 << 20 }).await.unwrap();
+        let found = Found::look(
+            self.disk.clone(),
+            holder,
+            TreeOptions { cache_bytes: 1 << 20, ..TreeOptions::default() },
+        )
+        .await
+        .unwrap();
         found.check(LogView::default()).await.unwrap();
         let fenced: Vec<Slot> = self.with(Fate::Fenced);
         match found.start(StartId(random::id16()), Some(&self.log_ends), &fenced, None).await {

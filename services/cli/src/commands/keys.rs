@@ -1,9 +1,12 @@
-//! `cloakroom keys status|jwks`
+//! `cloakroom keys status|rotate|move|jwks`
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use cloakroom_proto::admin::v1::{GetSigningKeysRequest, GetStatusRequest, GetStatusResponse};
+use cloakroom_proto::admin::v1::{
+    GetKeysRequest, GetSigningKeysRequest, GetStatusRequest, GetStatusResponse, Keys as Roots,
+    MoveKeysRequest, RotateKeysRequest,
+};
 use serde_json::{Value, json};
 
 use crate::error::CliError;
@@ -15,6 +18,11 @@ use crate::settings::Settings;
 pub(crate) enum Keys {
     /// Shows the key tree: epoch, root holder, what a destruction is worth
     Status,
+    /// Replaces the root now and destroys the former one, as every erasure does
+    Rotate,
+    /// Moves the root to the holder that the vault's configuration names by now: write it into [roots], and the
+    /// present one into [former_roots], before
+    Move,
     /// Fetches the public signing keys (JWKS), to be pinned for `verify`
     Jwks {
         /// Write them here instead of to stdout
@@ -30,7 +38,29 @@ impl Keys {
         match self {
             Self::Status => {
                 let status = admin.get_status(GetStatusRequest {}).await?;
-                output.result(&json(&status), || text(&status))
+                let keys = admin.get_keys(GetKeysRequest {}).await?.keys.unwrap_or_default();
+                let mut shown = json(&status);
+                if let Value::Object(shown) = &mut shown {
+                    shown.insert("keys".to_owned(), keys_json(&keys));
+                }
+                output.result(&shown, || text(&status) + &keys_text(&keys))
+            }
+            Self::Rotate => {
+                let keys = admin.rotate_keys(RotateKeysRequest {}).await?.keys.unwrap_or_default();
+                output.result(&keys_json(&keys), || {
+                    format!("the root is a new one, of epoch {}; the former one is destroyed", keys.epoch)
+                })
+            }
+            Self::Move => {
+                let keys = admin.move_keys(MoveKeysRequest {}).await?.keys.unwrap_or_default();
+                output.result(&keys_json(&keys), || {
+                    let Roots { place, epoch, destroy_class, .. } = &keys;
+                    format!(
+                        "the root lies in {place} now, epoch {epoch}; the former one is destroyed. Erasures are \
+                         certified as {destroy_class}: older copies of the keys were under the former holder. \
+                         [former_roots] is not needed any more."
+                    )
+                })
             }
             Self::Jwks { out } => {
                 let jwks = admin.get_signing_keys(GetSigningKeysRequest {}).await?.jwks;
@@ -72,4 +102,36 @@ fn text(status: &GetStatusResponse) -> String {
         ("not announced", status.announce_lag.to_string()),
     ];
     columns(&rows.map(|(name, words)| vec![name.to_owned(), words]))
+}
+
+fn keys_json(keys: &Roots) -> Value {
+    json!({
+        "holder": keys.holder,
+        "place": keys.place,
+        "destroy_class": keys.destroy_class,
+        "epoch": keys.epoch,
+        "owner": keys.owner,
+        "lease_ms": keys.lease_ms,
+        "roots_held": keys.roots_held,
+        "left": keys.left,
+        "trouble": keys.trouble,
+    })
+}
+
+fn keys_text(keys: &Roots) -> String {
+    let lease = match keys.lease_ms {
+        0 => "for as long as it runs".to_owned(),
+        ms => format!("renewed within {ms} ms"),
+    };
+    let mut rows = vec![
+        ("root lies in", keys.place.clone()),
+        ("roots held", keys.roots_held.to_string()),
+        ("owner", format!("number {}, {lease}", keys.owner)),
+    ];
+    rows.extend(keys.left.iter().map(|left| ("NOT GONE in", left.clone())));
+    if !keys.trouble.is_empty() {
+        rows.push(("TROUBLE", keys.trouble.clone()));
+    }
+    let rows: Vec<_> = rows.into_iter().map(|(name, words)| vec![name.to_owned(), words]).collect();
+    columns(&rows)
 }

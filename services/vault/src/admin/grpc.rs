@@ -7,14 +7,15 @@ use cloakroom_proto::admin::v1::admin_service_server::AdminService;
 use cloakroom_proto::admin::v1::{
     ApplyRegisterRequest, ApplyRegisterResponse, ExportLedgerRequest, ExportLedgerResponse,
     GetCertificateRequest, GetCertificateResponse, GetErasureRequest, GetErasureResponse, GetGateRequest,
-    GetGateResponse, GetLogCheckpointRequest, GetLogCheckpointResponse, GetLogTileRequest,
-    GetLogTileResponse, GetRegisterRequest, GetRegisterResponse, GetSigningKeysRequest,
+    GetGateResponse, GetKeysRequest, GetKeysResponse, GetLogCheckpointRequest, GetLogCheckpointResponse,
+    GetLogTileRequest, GetLogTileResponse, GetRegisterRequest, GetRegisterResponse, GetSigningKeysRequest,
     GetSigningKeysResponse, GetStatusRequest, GetStatusResponse, ListDownstreamsRequest,
-    ListDownstreamsResponse, ListErasuresRequest, ListErasuresResponse, PreviewErasureRequest,
-    PreviewErasureResponse, PruneLogRequest, PruneLogResponse, RedriveErasureRequest, RedriveErasureResponse,
-    RegisterDownstreamRequest, RegisterDownstreamResponse, ReplayErasuresRequest, ReplayErasuresResponse,
-    RequestErasureRequest, RequestErasureResponse, RestoreRequest, RestoreResponse, VerifyLogRequest,
-    VerifyLogResponse, WatchErasureRequest, WatchErasureResponse,
+    ListDownstreamsResponse, ListErasuresRequest, ListErasuresResponse, MoveKeysRequest, MoveKeysResponse,
+    PreviewErasureRequest, PreviewErasureResponse, PruneLogRequest, PruneLogResponse, RedriveErasureRequest,
+    RedriveErasureResponse, RegisterDownstreamRequest, RegisterDownstreamResponse, ReplayErasuresRequest,
+    ReplayErasuresResponse, RequestErasureRequest, RequestErasureResponse, RestoreRequest, RestoreResponse,
+    RotateKeysRequest, RotateKeysResponse, VerifyLogRequest, VerifyLogResponse, WatchErasureRequest,
+    WatchErasureResponse,
 };
 use cloakroom_runtime::identity::Principal;
 use cloakroom_runtime::shutdown::Shutdown;
@@ -22,7 +23,7 @@ use futures_util::stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{query, wire};
-use crate::gate::{Decision, Gate, GateView, advised};
+use crate::gate::{Decision, Gate, GateView, OWED, advised};
 use crate::refusal::status;
 use crate::wire::{Answers, bounded, caller, within};
 
@@ -221,6 +222,33 @@ impl AdminService for AdminApi {
         bounded(wire::status(found))
     }
 
+    #[tracing::instrument(name = "get_keys", skip_all)]
+    async fn get_keys(&self, request: Request<GetKeysRequest>) -> Result<Response<GetKeysResponse>, Status> {
+        let caller = caller(&request)?;
+        let keys = self.engine()?.keys(caller.as_str()).await.map_err(status)?;
+        bounded(GetKeysResponse { keys: Some(wire::keys(keys)) })
+    }
+
+    #[tracing::instrument(name = "rotate_keys", skip_all)]
+    async fn rotate_keys(
+        &self,
+        request: Request<RotateKeysRequest>,
+    ) -> Result<Response<RotateKeysResponse>, Status> {
+        let caller = caller(&request)?;
+        let keys = self.engine()?.rotate_keys(caller.as_str()).await.map_err(status)?;
+        bounded(RotateKeysResponse { keys: Some(wire::keys(keys)) })
+    }
+
+    #[tracing::instrument(name = "move_keys", skip_all)]
+    async fn move_keys(
+        &self,
+        request: Request<MoveKeysRequest>,
+    ) -> Result<Response<MoveKeysResponse>, Status> {
+        let caller = caller(&request)?;
+        let keys = self.gate.move_keys(caller.as_str()).await.map_err(status)?;
+        bounded(MoveKeysResponse { keys: Some(wire::keys(keys)) })
+    }
+
     #[tracing::instrument(name = "verify_log", skip_all)]
     async fn verify_log(
         &self,
@@ -239,14 +267,14 @@ impl AdminService for AdminApi {
         let accept = standing.acceptable();
         bounded(GetGateResponse {
             open: false,
-            reason: standing.closed.as_ref().map(advised).unwrap_or_default(),
+            reason: standing.closed.as_ref().map_or_else(|| OWED.to_owned(), advised),
             accept_start_id: accept.map(|lacking| lacking.start.to_string()).unwrap_or_default(),
             accept_frame: accept.map_or(0, |lacking| lacking.number),
             frames: standing.frame.map_or(0, |frame| frame.number),
             events: standing.events,
             newest_unix_ms: standing.newest_unix_ms,
             unnamed_slots: standing.unnamed_slots,
-            needs_replay: false,
+            needs_replay: standing.needs_replay(),
         })
     }
 
@@ -258,7 +286,7 @@ impl AdminService for AdminApi {
         let (caller, mut asked) = (caller(&request)?, request.into_inner());
         let first = asked.message().await?.unwrap_or_default();
         let accept = wire::frame(&first.accept_start_id, first.accept_frame).map_err(status)?;
-        let (from_kafka, dry_run) = (first.from_kafka, first.dry_run);
+        let (from_kafka, dry_run, without_replay) = (first.from_kafka, first.dry_run, first.without_replay);
         let mut lines = first.lines;
         while let Some(more) = asked.message().await? {
             lines.extend(more.lines);
@@ -266,7 +294,7 @@ impl AdminService for AdminApi {
                 return Err(Status::resource_exhausted("more lines than one restore takes: split the file"));
             }
         }
-        let decision = Decision { accept, from_kafka, lines, dry_run };
+        let decision = Decision { accept, from_kafka, lines, dry_run, without_replay };
         let (accepted, replayed) = self.gate.decide(caller.as_str(), decision).await.map_err(status)?;
         bounded(RestoreResponse {
             accepted,

@@ -197,10 +197,10 @@ async fn openapi(_: Caller) -> Response {
 }
 
 /// Who calls.
-struct Caller(Principal);
+pub(super) struct Caller(Principal);
 
 impl Caller {
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.0.as_str()
     }
 }

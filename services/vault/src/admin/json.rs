@@ -325,6 +325,35 @@ impl From<engine::Status> for Status {
 }
 
 #[derive(Serialize)]
+pub(super) struct Keys {
+    holder: String,
+    place: String,
+    destroy_class: String,
+    epoch: u64,
+    owner: u64,
+    lease_ms: u64,
+    roots_held: u64,
+    left: Vec<String>,
+    trouble: String,
+}
+
+impl From<engine::KeysView> for Keys {
+    fn from(keys: engine::KeysView) -> Self {
+        Self {
+            holder: keys.holder,
+            place: keys.place,
+            destroy_class: keys.destroy_class,
+            epoch: keys.epoch,
+            owner: keys.owner,
+            lease_ms: keys.lease_ms.unwrap_or_default(),
+            roots_held: keys.roots_held,
+            left: keys.left,
+            trouble: keys.trouble,
+        }
+    }
+}
+
+#[derive(Serialize)]
 pub(super) struct LogVerdict {
     events: u64,
     frames: u64,

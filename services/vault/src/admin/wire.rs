@@ -5,7 +5,7 @@ use cloakroom_core::refusal::CallRefusal;
 use cloakroom_engine as engine;
 use cloakroom_proto::admin::v1::{
     ApplyRegisterResponse, DoomedToken, Downstream, DownstreamState, Erasure, ErasureState,
-    GetStatusResponse, KeptActivity, LegalBasis, PreviewErasureResponse, PruneLogResponse,
+    GetStatusResponse, KeptActivity, Keys, LegalBasis, PreviewErasureResponse, PruneLogResponse,
     RegisterDownstreamResponse, ReplayErasuresResponse, VerifyLogResponse, preview_erasure_request,
     request_erasure_request,
 };
@@ -186,6 +186,20 @@ pub(super) fn status(status: engine::Status) -> GetStatusResponse {
         announce_lag: status.announce_lag,
         checks: status.checks.into_iter().collect(),
         kafka_bootstrap: status.kafka_bootstrap,
+    }
+}
+
+pub(super) fn keys(keys: engine::KeysView) -> Keys {
+    Keys {
+        holder: keys.holder,
+        place: keys.place,
+        destroy_class: keys.destroy_class,
+        epoch: keys.epoch,
+        owner: keys.owner,
+        lease_ms: keys.lease_ms.unwrap_or_default(),
+        roots_held: keys.roots_held,
+        left: keys.left,
+        trouble: keys.trouble,
     }
 }
 

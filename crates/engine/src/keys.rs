@@ -1,0 +1,150 @@
+//! How the keys stand with their root holder, and what an operator asks of them: a new root, another holder.
+//!
+//! Both are one batch of the writer's ([`cloakroom_keytree::TreeWriter`]); it obeys between groups.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use cloakroom_core::refusal::CallRefusal;
+use cloakroom_keytree::holder::quorum::boot_time;
+use cloakroom_keytree::{Fault, HolderError, RootHolder};
+use tokio::sync::oneshot;
+
+use crate::EngineError;
+use crate::house::House;
+use crate::lease::Held;
+use crate::writer::Writer;
+
+/// How the keys stand with their root holder.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KeysView {
+    /// What kind of holder has the root.
+    pub holder: String,
+    /// Where, in its own words.
+    pub place: String,
+    /// What an erasure's destruction is worth: after a move, in every holder that the root lay in.
+    pub destroy_class: String,
+    /// The number of the current root.
+    pub epoch: u64,
+    /// Which owner of the tree this vault is, counted by its holder.
+    pub owner: u64,
+    /// How long the ownership holds without being renewed; none where it ends with the process.
+    pub lease_ms: Option<u64>,
+    /// Roots that the holder has: one, and none but in moments more.
+    pub roots_held: u64,
+    /// Holders in which a former root is not proved gone.
+    pub left: Vec<String>,
+    /// What the holder failed to do, until it does: while this says anything fences may stay open.
+    pub trouble: String,
+}
+
+/// What an operator asks of the writer.
+pub(crate) enum Order {
+    /// Nothing but to say how things stand.
+    Tell,
+    /// A new root; the former one destroyed.
+    Rotate,
+    /// The root to another holder.
+    Move(Arc<dyn RootHolder>),
+}
+
+/// An order on its way, and where its answer goes.
+pub(crate) struct Asked {
+    pub(crate) order: Order,
+    pub(crate) answer: oneshot::Sender<Result<KeysView, String>>,
+}
+
+impl Writer {
+    /// Does what was asked, and says how the keys stand then.
+    ///
+    /// # Errors
+    /// What cannot be survived; what can is the asker's answer.
+    pub(crate) async fn obey(&mut self, asked: Asked) -> Result<(), EngineError> {
+        let refused = match asked.order {
+            Order::Tell => None,
+            Order::Rotate => self.rotate().await?,
+            Order::Move(holder) => self.move_roots(holder).await?,
+        };
+        self.tell();
+        let answer = match refused {
+            Some(refused) => Err(refused),
+            None => self.keys_view().await,
+        };
+        drop(asked.answer.send(answer)); // whoever left has no use for it
+        Ok(())
+    }
+
+    async fn rotate(&mut self) -> Result<Option<String>, EngineError> {
+        let epoch = self.tree.state().epoch;
+        self.batch(true).await?;
+        let done = self.tree.state().epoch > epoch && self.root_stays.is_none();
+        Ok((!done).then(|| self.trouble.clone().unwrap_or_default()))
+    }
+
+    async fn move_roots(&mut self, holder: Arc<dyn RootHolder>) -> Result<Option<String>, EngineError> {
+        let asked = boot_time();
+        let before = self.tree.holder().place();
+        let moved = self.tree.move_to(holder, self.durable()).await;
+        if self.tree.holder().place() != before {
+            tracing::info!(from = before, to = self.tree.holder().place(), "the root has moved");
+            let held = Held { holder: Arc::clone(self.tree.holder()), owner: self.tree.owner(), asked };
+            self.moved.send_replace(Some(held));
+        }
+        match moved {
+            Ok(_) => {
+                self.close_fences().await?;
+                Ok(None)
+            }
+            Err(fault @ Fault::RootStays(_)) => {
+                self.root_stays = Some(Instant::now());
+                let text = EngineError::from(fault).chain();
+                self.trouble = Some(text.clone());
+                Ok(Some(text))
+            }
+            Err(fault @ Fault::Holder(HolderError::Replaced { .. })) => Err(fault.into()),
+            Err(fault @ Fault::Holder(_)) => Ok(Some(EngineError::from(fault).chain())),
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    /// Shows status and metrics how the keys stand.
+    pub(crate) fn tell(&self) {
+        let (holder, state) = (self.tree.holder(), self.tree.state());
+        *self.state.keys.write().unwrap_or_else(PoisonError::into_inner) = KeysView {
+            holder: holder.kind().to_owned(),
+            place: holder.place(),
+            destroy_class: state.destroyed_as(),
+            epoch: state.epoch,
+            owner: self.tree.owner().0,
+            lease_ms: holder.lease().map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
+            roots_held: 0,
+            left: state.left.iter().map(|left| left.holder.clone()).collect(),
+            trouble: self.trouble.clone().unwrap_or_default(),
+        };
+    }
+
+    async fn keys_view(&self) -> Result<KeysView, String> {
+        let held = self.tree.holder().list(self.tree.state().tree).await;
+        let held = held.map_err(|error| EngineError::from(Fault::from(error)).chain())?;
+        let view = crate::state::read(&self.state.keys).clone();
+        Ok(KeysView { roots_held: held.len() as u64, ..view })
+    }
+}
+
+impl House {
+    /// Has the writer obey.
+    ///
+    /// # Errors
+    /// [`CallRefusal::Conflict`] with what the holder says.
+    pub(crate) async fn order(&self, principal: &str, order: Order) -> Result<KeysView, CallRefusal> {
+        match order {
+            Order::Tell => self.may_operate(principal)?,
+            _ if self.is_admin(principal) => {}
+            _ => return Err(CallRefusal::Forbidden("roots are for administrators".to_owned())),
+        }
+        let stopping = || EngineError::Stopped.for_call();
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(Asked { order, answer }).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?.map_err(CallRefusal::Conflict)
+    }
+}
