@@ -24,9 +24,13 @@ const SAMPLE: Duration = Duration::from_millis(250);
 const VAULT_BYTES_MAX: u64 = 320 << 20;
 /// What the command line may take: one chunk of rows, and some 50 bytes for each of 70,000 people.
 const CLI_BYTES_MAX: u64 = 64 << 20;
-/// How much either may grow after the first quarter of the rows: the vault's caches. Keeping what was taken in would
-/// be more.
-const GROWTH_BYTES_MAX: u64 = 96 << 20;
+/// How much the vault may grow after the first quarter of the rows: what its caches may still take, and a little for
+/// each row. Measured with caches of 8 MiB, up to 400,000 rows: 350 bytes a row, which is 100 a value; 12 of them
+/// are the log's table of offsets, the rest is zeros that the allocator holds. What lives was 40 MiB at 30,000 rows
+/// and at 80,000.
+const VAULT_GROWTH_BYTES_MAX: (u64, u64) = (64 << 20, 400);
+/// The same for the command line, which remembers whom it has met.
+const CLI_GROWTH_BYTES_MAX: (u64, u64) = (4 << 20, 100);
 
 struct Import {
     folder: PathBuf,
@@ -48,9 +52,14 @@ struct Memory(Vec<(u64, u64, u64)>);
 impl Memory {
     /// The most that each took, and how much of it came after a quarter of the rows.
     fn check(&self, rows: u64) {
-        for (who, max, of) in [
-            ("cloakroomd", VAULT_BYTES_MAX, (|sample| sample.1) as fn(&(u64, u64, u64)) -> u64),
-            ("cloakroom", CLI_BYTES_MAX, |sample| sample.2),
+        for (who, max, (growth, by_row), of) in [
+            (
+                "cloakroomd",
+                VAULT_BYTES_MAX,
+                VAULT_GROWTH_BYTES_MAX,
+                (|sample| sample.1) as fn(&(u64, u64, u64)) -> u64,
+            ),
+            ("cloakroom", CLI_BYTES_MAX, CLI_GROWTH_BYTES_MAX, |sample| sample.2),
         ] {
             let most = |samples: &mut dyn Iterator<Item = &(u64, u64, u64)>| samples.map(of).max().unwrap();
             let early = most(&mut self.0.iter().filter(|sample| sample.0 <= rows / 4));
@@ -60,7 +69,9 @@ impl Memory {
                 .collect();
             println!("{who}, MiB at most by tenths of the rows: {curve:?}");
             assert!(peak <= max, "{who} took {} MiB", peak >> 20);
-            assert!(peak - early <= GROWTH_BYTES_MAX, "{who} grew with the rows");
+            let late_rows = rows - rows / 4;
+            println!("{who}, after the first quarter: {} bytes a row", (peak - early) / late_rows);
+            assert!(peak - early <= growth + by_row * late_rows, "{who} grew with the rows");
         }
     }
 }
@@ -176,8 +187,8 @@ impl Import {
     }
 }
 
-/// Each row exactly once: in the files, and in the vault, whose slots are as many as the tokens. Memory stays flat
-/// on both sides.
+/// Each row exactly once: in the files, and in the vault, whose slots are as many as the tokens. Memory is
+/// bounded on both sides, and grows by little for each row.
 #[tokio::test]
 async fn import_of_100_000_rows_survives_a_kill_with_each_row_once() {
     let rows =
