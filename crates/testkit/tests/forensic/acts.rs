@@ -1,9 +1,13 @@
 //! What the recorded process does: lives of a vault with one downstream's copies, in the folder of the bench.
 
-use std::path::Path;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cloakroom_bus::{Bootstrap, BusConfig, Subscription, topics};
 use cloakroom_core::clock::ManualClock;
 use cloakroom_core::event::Shape;
 use cloakroom_core::mutants::Mutant;
@@ -11,8 +15,8 @@ use cloakroom_core::refusal::Code;
 use cloakroom_downstream::copies::{Copies, NothingElse, Scope};
 use cloakroom_downstream::{DownstreamError, Erasure, Purge, Token};
 use cloakroom_engine::{
-    DetokenizeRequest, Engine, ErasureRequest, Opened, Options, Plaintext, SubjectRef, TokenizeItem,
-    TokenizeRequest, Who,
+    BusOptions, DetokenizeRequest, Engine, ErasureRequest, Opened, Options, Plaintext, SubjectRef,
+    TokenizeItem, TokenizeRequest, Who,
 };
 use cloakroom_keytree::{FileHolder, RootHolder};
 use cloakroom_testkit::seed::Sequence;
@@ -50,7 +54,11 @@ pub(crate) enum Act {
 }
 
 /// The folders of a bench that the vault and the copies write to.
-pub(crate) const WATCHED: [&str; 5] = ["data", "keys", "roots", "copies", account::FOLDER];
+pub(crate) const WATCHED: [&str; 6] = ["data", "keys", "roots", "copies", KAFKA, account::FOLDER];
+/// Those of them that a copy of the machine holds.
+pub(crate) const STORES: [&str; 4] = ["data", "keys", "roots", "copies"];
+/// What the broker had, written down by somebody who listened.
+const KAFKA: &str = "kafka";
 
 /// A vault and its copies at work.
 struct House {
@@ -78,7 +86,8 @@ pub(crate) async fn act(bench: &Path, act: Act) {
     let pen = Pen::open(bench);
     pen.write(&Line::Life);
     let stubborn = matches!(act, Act::Forget { stubborn: true, .. });
-    let house = House { engine: open(bench, stubborn).await, copies: copies(bench).await, pen };
+    let announces = matches!(act, Act::Load { .. });
+    let house = House { engine: open(bench, stubborn, announces).await, copies: copies(bench).await, pen };
     match act {
         Act::Begin => {
             let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -86,7 +95,18 @@ pub(crate) async fn act(bench: &Path, act: Act) {
             let register = std::fs::read_to_string(path).unwrap();
             house.engine.apply_register(ADMIN, &register, false).await.unwrap();
         }
-        Act::Load { seed, first, people } => house.load(seed, first, people).await,
+        Act::Load { seed, first, people } => {
+            let heard = Arc::new(AtomicU64::new(0));
+            let listener = tokio::spawn(listen(bench.to_owned(), Arc::clone(&heard)));
+            house.load(seed, first, people).await;
+            let first_comes = async {
+                while heard.load(Ordering::SeqCst) == 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), first_comes).await.expect("announcements");
+            listener.abort();
+        }
         Act::Arrive { first, people } => {
             house.arrive((first..first + people).collect()).await;
         }
@@ -105,7 +125,7 @@ pub(crate) async fn act(bench: &Path, act: Act) {
     house.copies.close().await;
 }
 
-async fn open(bench: &Path, stubborn: bool) -> Engine {
+async fn open(bench: &Path, stubborn: bool, announces: bool) -> Engine {
     let files = FileHolder::open(&bench.join("roots")).unwrap();
     let holder: Arc<dyn RootHolder> =
         if stubborn { Arc::new(Stubborn::from(files)) } else { Arc::new(files) };
@@ -113,6 +133,7 @@ async fn open(bench: &Path, stubborn: bool) -> Engine {
     options.allow_unlocked = true;
     options.reserve_bytes = 0;
     options.admins = vec![ADMIN.to_owned()];
+    options.bus = if announces { BusOptions::Embedded } else { BusOptions::Off };
     let clock = Arc::new(ManualClock::at(1_790_000_000_000));
     match Engine::open(options, clock).await.unwrap() {
         Opened::Ready(engine) => engine,
@@ -123,6 +144,23 @@ async fn open(bench: &Path, stubborn: bool) -> Engine {
 async fn copies(bench: &Path) -> Copies {
     let folder = bench.join("copies");
     Copies::open(&folder.join("data"), &folder.join("roots"), Arc::new(NothingElse)).await.unwrap()
+}
+
+/// Writes down every record that the broker has, as it came.
+async fn listen(bench: PathBuf, heard: Arc<AtomicU64>) {
+    let folder = bench.join(KAFKA);
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut file = OpenOptions::new().create(true).append(true).open(folder.join("records")).unwrap();
+    let config = BusConfig::plaintext(Bootstrap::PortFile(bench.join("data/kafka.port")));
+    let topics = [topics::erasure(SEE), topics::notice(SEE), topics::ack(SEE), topics::CHECKPOINT.to_owned()];
+    let mut subscription = Subscription::open(&config, "listener", topics);
+    loop {
+        let record = subscription.next().await.unwrap();
+        let headers = record.headers.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_ref()]);
+        let parts = record.key.as_deref().into_iter().chain(headers).chain([&*record.value]);
+        file.write_all(&parts.collect::<Vec<_>>().concat()).unwrap();
+        heard.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 fn take(known: &mut Vec<Known>, random: &mut Sequence) -> Known {

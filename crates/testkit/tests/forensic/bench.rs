@@ -10,7 +10,7 @@ use cloakroom_testkit::daemons::program;
 use cloakroom_testkit::recorder::{Act as Call, Phase, Recorder, Verdict};
 
 use crate::account::{self, Account};
-use crate::acts::{Act, WATCHED};
+use crate::acts::{Act, STORES, WATCHED};
 use crate::findings::Findings;
 
 /// What the actor's process is told by.
@@ -25,6 +25,8 @@ pub(crate) struct Bench {
     lives: usize,
     /// Lives that a restored folder made undone.
     abandoned: HashSet<usize>,
+    /// Texts that a durable fence condemned, although nobody was told.
+    fenced: HashSet<String>,
 }
 
 impl Bench {
@@ -32,7 +34,7 @@ impl Bench {
         let own = tempfile::tempdir().unwrap();
         let recorder =
             Recorder::with_journal(&own.path().join("bench"), &WATCHED, &own.path().join("journal")).unwrap();
-        Self { own, recorder, mutant, lives: 0, abandoned: HashSet::new() }
+        Self { own, recorder, mutant, lives: 0, abandoned: HashSet::new(), fenced: HashSet::new() }
     }
 
     /// Where the vault lies.
@@ -76,6 +78,11 @@ impl Bench {
         self.recorder.start(&command).unwrap().wait()
     }
 
+    /// These are condemned by a durable fence: the next start must forget them.
+    pub(crate) fn fenced(&mut self, texts: impl IntoIterator<Item = String>) {
+        self.fenced.extend(texts);
+    }
+
     /// The number of the life that was lived last.
     pub(crate) fn lives(&self) -> usize {
         self.lives
@@ -84,7 +91,7 @@ impl Bench {
     /// A copy of what lies there now, but for the account.
     pub(crate) fn save(&self) -> tempfile::TempDir {
         let aside = tempfile::tempdir().unwrap();
-        for folder in WATCHED.iter().filter(|folder| **folder != account::FOLDER) {
+        for folder in STORES {
             copy(&self.folder().join(folder), &aside.path().join(folder));
         }
         aside
@@ -92,7 +99,7 @@ impl Bench {
 
     /// Puts a copy back in place of what lies there. The lives since are abandoned.
     pub(crate) fn restore(&mut self, saved: &Path, lives_then: usize) {
-        for folder in WATCHED.iter().filter(|folder| **folder != account::FOLDER) {
+        for folder in STORES {
             let place = self.folder().join(folder);
             let _was_there = std::fs::remove_dir_all(&place);
             copy(&saved.join(folder), &place);
@@ -143,6 +150,7 @@ impl Bench {
             destroyed: ask("destroyed", &[]),
             account,
             abandoned: self.abandoned.clone(),
+            fenced: self.fenced.clone(),
         }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Findings {
     pub(crate) account: Account,
     /// Lives that a restored folder made undone.
     pub(crate) abandoned: HashSet<usize>,
+    /// Texts that a durable fence condemned, although nobody was told.
+    pub(crate) fenced: HashSet<String>,
 }
 
 /// How many of a kind there were, and how many of them could be read.
@@ -74,9 +76,12 @@ impl Findings {
         let gone = |fate: &Fate| fate.erased_at.is_some() && !abandoned(fate);
         let never =
             |text: &str, fate: &Fate| !fate.stored && !abandoned(fate) && !self.counts_in_the_log(text);
+        let dead = |text: &str, fate: &Fate| {
+            !abandoned(fate) && (self.account.is_dead(text) || self.fenced.contains(text))
+        };
         let born_later = self.born_later();
         Cells {
-            erased: count(&|text, fate| gone(fate) || !abandoned(fate) && self.account.is_dead(text), &read),
+            erased: count(&|text, fate| gone(fate) || dead(text, fate), &read),
             erased_later_roots: count(&|_, fate| gone(fate), &later),
             never_acknowledged: count(&never, &read),
             abandoned: count(&|_, fate| fate.stored && abandoned(fate), &read),

@@ -63,8 +63,8 @@ fn nothing_of_the_erased_is_read_and_everything_else_is() {
         let cells = bench.findings(None).cells();
         println!("{cells:#?}");
         assert_eq!(cells.objections(), Vec::<&str>::new());
-        assert!(cells.erased.there > 5 && cells.unerased.there > 10, "there was something to find");
-        assert!(cells.never_acknowledged.there + cells.abandoned.there > 3, "and to lose");
+        let lost = [cells.erased, cells.never_acknowledged, cells.abandoned].map(|count| count.there);
+        assert!(lost.iter().sum::<usize>() > 5 && cells.unerased.there > 5, "there was something to find");
     }
 }
 
