@@ -156,6 +156,7 @@ impl Bench {
 }
 
 /// Says yes at the `nth` of the calls.
+#[cfg_attr(not(feature = "mutants"), allow(dead_code))]
 pub(crate) fn at_call(nth: u64) -> impl FnMut(Phase, &Call) -> bool {
     let mut seen = 0;
     move |_, _| {
