@@ -17,6 +17,7 @@ mod connections;
 mod erasures;
 mod http;
 mod idempotency;
+mod log;
 mod main_path;
 mod process;
 mod python;

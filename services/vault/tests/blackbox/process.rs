@@ -18,10 +18,10 @@ use crate::setting::{SEE, Setting, item, made, purchase, reading, shipped, shown
 const DAEMON: &str = env!("CARGO_BIN_EXE_cloakroomd");
 
 /// A daemon of its own process, ended with the test.
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     vault: String,
-    admin: String,
+    pub(crate) admin: String,
 }
 
 impl Drop for Daemon {
@@ -33,7 +33,7 @@ impl Drop for Daemon {
 
 impl Daemon {
     /// Starts `command` and waits until it says where it listens.
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
@@ -67,7 +67,7 @@ impl Daemon {
 }
 
 /// A folder with certificates and a configuration file, and nothing running.
-async fn configured() -> (Setting, PathBuf) {
+pub(crate) async fn configured() -> (Setting, PathBuf) {
     let mut setting = Setting::bare().await;
     let _ = setting.stop().await;
     let mut config = setting.config();
@@ -77,13 +77,13 @@ async fn configured() -> (Setting, PathBuf) {
     (setting, path)
 }
 
-fn daemon(file: &PathBuf) -> Command {
+pub(crate) fn daemon(file: &PathBuf) -> Command {
     let mut command = Command::new(DAEMON);
     command.arg("--config").arg(file);
     command
 }
 
-async fn shop(
+pub(crate) async fn shop(
     setting: &Setting,
     daemon: &Daemon,
     who: &str,

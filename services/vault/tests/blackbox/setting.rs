@@ -41,7 +41,7 @@ const PEOPLE: [(&str, &str); 11] = [
     ("vault", "vault"),
 ];
 
-const ALONE_REGISTER: &str = r#"
+pub(crate) const ALONE_REGISTER: &str = r#"
 controller = "alone"
 name = "A controller without downstreams"
 time_zone = "Europe/London"
