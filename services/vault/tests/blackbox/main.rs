@@ -20,6 +20,7 @@ mod idempotency;
 mod log;
 mod main_path;
 mod process;
+mod roots;
 mod python;
 mod setting;
 mod streams;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use cloakroom_core::ids::{RootId, TreeId};
 use cloakroom_crypto::{Key, random};
 use cloakroom_keytree::holder::contract::{Bench, Trouble};
-
 use cloakroom_keytree::{FileHolder, HolderError, OwnerNumber, RootHolder};
+use cloakroom_runtime::identity::TlsFiles;
 use cloakroom_store::Answer;
 use cloakroom_testkit::kms::Bao;
 use cloakroom_vault::VaultError;
@@ -53,7 +53,7 @@ impl Sealed {
     }
 
     async fn holder(&self) -> Arc<dyn RootHolder> {
-        self.config().open().await.unwrap()
+        self.config().open(&TlsFiles::named(&self.path("certs"), "vault")).await.unwrap()
     }
 
     fn root_file(&self, tree: TreeId, root: RootId) -> PathBuf {
@@ -70,7 +70,9 @@ fn holder_error(error: VaultError) -> HolderError {
 
 impl Bench for Sealed {
     fn open(&self) -> Answer<'_, Result<Arc<dyn RootHolder>, HolderError>> {
-        Answer::later(async { self.config().open().await.map_err(holder_error) })
+        Answer::later(async {
+            self.config().open(&TlsFiles::named(&self.path("certs"), "vault")).await.map_err(holder_error)
+        })
     }
 
     fn pass(&self, time: Duration) -> Answer<'_, ()> {
