@@ -104,7 +104,11 @@ async fn a_machine_rolled_back_as_a_whole_is_told_by_the_witness_and_replays_the
     let back = rolled_back().await;
     assert_eq!(back.ledger.len(), 2, "an erasure and a release");
     let engine = accept(&back).await;
-    assert_eq!(read(&engine, &back.ada).await.as_deref(), Ok("ada@example.com"), "root and keys came back too");
+    assert_eq!(
+        read(&engine, &back.ada).await.as_deref(),
+        Ok("ada@example.com"),
+        "root and keys came back too"
+    );
     let forged = back.ledger[0].replace('.', "x.");
     let refused = engine.replay_ledger(ADMIN, &[back.ledger[1].clone(), forged], false).await;
     assert!(matches!(refused, Err(CallRefusal::Invalid(why)) if why.starts_with("line 2")));
@@ -112,7 +116,11 @@ async fn a_machine_rolled_back_as_a_whole_is_told_by_the_witness_and_replays_the
     assert!(matches!(refused, Err(CallRefusal::Forbidden(_))));
     let dry = engine.replay_ledger(ADMIN, &back.ledger, true).await.unwrap();
     assert_eq!((dry.entries, dry.destroyed, dry.dead, dry.unknown), (2, 3, 0, 0));
-    assert_eq!(read(&engine, &back.ada).await.as_deref(), Ok("ada@example.com"), "a dry run destroys nothing");
+    assert_eq!(
+        read(&engine, &back.ada).await.as_deref(),
+        Ok("ada@example.com"),
+        "a dry run destroys nothing"
+    );
     assert_eq!(engine.replay_ledger(ADMIN, &back.ledger, false).await.unwrap(), dry);
     assert_eq!(read(&engine, &back.ada).await, Err(Code::Erased));
     assert_eq!(read(&engine, &back.bob).await.as_deref(), Ok("bob@example.com"));
