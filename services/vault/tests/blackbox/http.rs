@@ -265,7 +265,11 @@ async fn every_operation_of_the_openapi_document_answers_as_it_says() {
                 assert!(said["content"].get(answer.kind()).is_some(), "{method} {path}: {}", answer.kind());
                 // Nothing is configured to move to.
                 let moves = path == "/v1/keys/move" && status == "409";
-                assert!(who != "admin" || moves || answer.status.is_success(), "{method} {path}: {:?}", answer.body);
+                assert!(
+                    who != "admin" || moves || answer.status.is_success(),
+                    "{method} {path}: {:?}",
+                    answer.body
+                );
             }
             seen += 1;
         }
