@@ -28,6 +28,9 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// How often sled's own thread works. It alone moves live pages out of old segments: without it the file
 /// would only ever grow.
 const CLEANED_EVERY_MS: u64 = 500;
+/// How sled names its snapshots, and those it has not finished.
+const SNAPSHOT_PREFIX: &str = "snap.";
+const SNAPSHOT_DRAFT_SUFFIX: &str = ".generating";
 /// A database that was closed a moment ago gives its lock back when sled's threads let go of it.
 const LOCK_WAITED: Duration = Duration::from_secs(5);
 
@@ -52,6 +55,7 @@ impl EmbeddedRecords {
     pub fn open(folder: &Path) -> Result<EmbeddedRecords, StoreError> {
         make_folder(folder)?;
         settle(folder)?;
+        remove_drafts(folder)?;
         let database = open_database(folder)?;
         let failed = io_error("opening the database file");
         let file = File::open(folder.join("db")).map_err(&failed)?;
@@ -187,6 +191,22 @@ impl Records for EmbeddedRecords {
     }
 }
 
+/// Removes what sled had not finished. It writes a snapshot under another name and renames it when it is whole,
+/// but reads such a draft, which a kill cuts short, as its newest snapshot, and calls the database corrupt. A
+/// draft never counts: the snapshot before it goes only after the rename.
+fn remove_drafts(folder: &Path) -> Result<(), StoreError> {
+    let failed = io_error("removing a draft of the database");
+    for entry in fs::read_dir(folder).map_err(&failed)? {
+        let entry = entry.map_err(&failed)?;
+        let is_draft =
+            |name: &str| name.starts_with(SNAPSHOT_PREFIX) && name.ends_with(SNAPSHOT_DRAFT_SUFFIX);
+        if entry.file_name().to_str().is_some_and(is_draft) {
+            fs::remove_file(entry.path()).map_err(&failed)?;
+        }
+    }
+    Ok(())
+}
+
 fn open_database(folder: &Path) -> Result<sled::Db, StoreError> {
     let config =
         sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).flush_every_ms(Some(CLEANED_EVERY_MS));
@@ -213,4 +233,25 @@ fn open_database(folder: &Path) -> Result<sled::Db, StoreError> {
 
 fn database_error(what: &'static str) -> impl Fn(sled::Error) -> StoreError {
     move |error| StoreError::Database { what, source: Box::new(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_a_kill_cut_short_is_not_believed() {
+        let place = tempfile::tempdir().unwrap();
+        let mut batch = Batch::default();
+        batch.put(&b"key"[..], &b"value"[..]);
+        let records = EmbeddedRecords::open(place.path()).unwrap();
+        records.apply_now(batch).unwrap();
+        records.sync_now().unwrap();
+        drop(records);
+        for draft in [&b""[..], b"half a snapshot"] {
+            fs::write(place.path().join("snap.FFFFFFFFFFFFFFFF.generating"), draft).unwrap();
+            let records = EmbeddedRecords::open(place.path()).unwrap();
+            assert_eq!(records.scan_now(b"key", None, 2).unwrap()[0].1, "value");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cloakroom_testkit::recorder::Recorder;
 use cloakroom_testkit::recorder::memory::{dump, mappings};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use crate::house::{House, files};
 use crate::kills::WATCHED;
@@ -13,6 +13,9 @@ use crate::kills::WATCHED;
 /// A vault that aborts leaves no core, whatever the machine does with cores; whoever may debug it can read it.
 #[tokio::test]
 async fn an_abort_leaves_no_core() {
+    // What the vault inherits: cores of any size. It must be the one that turns them off.
+    let maximum = getrlimit(Resource::Core).maximum;
+    setrlimit(Resource::Core, Rlimit { current: maximum, maximum }).unwrap();
     let mut house = House::prepare(None);
     house.vault.record(&Recorder::new(house.folder(), &WATCHED));
     house.vault.start();

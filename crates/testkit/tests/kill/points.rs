@@ -14,6 +14,8 @@ pub(crate) enum Step {
     FormatNamed,
     DatabaseMade,
     SegmentMade,
+    /// By sled, at each opening of a database: a draft that a rename makes its newest snapshot.
+    SnapshotDrafted,
     OwnerReplaced,
     KeyPagesWritten,
     KeysSynced,
@@ -76,7 +78,7 @@ const SERVICE: [Step; 4] = [AnswerSent, ProjectionWritten, AccessWritten, NoteRe
 pub(crate) fn named(stage: Stage) -> Vec<Point> {
     let steps: Vec<Step> = match stage {
         Stage::Birth => BIRTH.to_vec(),
-        Stage::Start => [&[OwnerReplaced][..], &COMMIT, &BATCH].concat(),
+        Stage::Start => [&[SnapshotDrafted, OwnerReplaced][..], &COMMIT, &BATCH].concat(),
         Stage::Service => [&COMMIT[..], &SERVICE, &BATCH].concat(),
     };
     steps.iter().flat_map(|step| [false, true].map(|after| Point::Named(stage, *step, after))).collect()
@@ -190,6 +192,7 @@ impl Steps {
                 () if is_root(path) && self.is(path, Root::Fresh) => Some(RootKeyWritten),
                 () if is_root(path) => Some(OldRootOverwritten),
                 () if is_keys(path) => Some(KeyPagesWritten),
+                () if file_name(path).starts_with("snap.") => Some(SnapshotDrafted),
                 () if is_log(path) => Some(FrameAppended),
                 () if path.starts_with("vault/data/projections") => Some(ProjectionWritten),
                 () if path.starts_with("vault/data/access") => Some(AccessWritten),
