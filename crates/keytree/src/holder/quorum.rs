@@ -234,8 +234,15 @@ impl QuorumHolder {
             let standings = self.look_all(tree).await?;
             let known: Vec<&Standing> = standings.iter().flatten().filter(|it| it.known).collect();
             if !take_over {
-                self.remembered(tree, known.len())?;
                 self.free(tree, &known)?;
+                match self.remembered(tree, known.len()) {
+                    // Others are at it, and have come as far as one or two: they get the tree or step back.
+                    Err(_) if known.iter().any(|it| !it.lease_left.is_zero()) => {
+                        pause(tried).await;
+                        continue;
+                    }
+                    remembered => remembered?,
+                }
             }
             let number = known.iter().map(|it| newest(it)).max().unwrap_or(0).saturating_add(1);
             let answers =
@@ -259,8 +266,7 @@ impl QuorumHolder {
             if count(&[Decline::TooSoon]) > self.seats.len() - self.majority() {
                 return Err(HolderError::Owned(tree)); // as far as anybody knows
             }
-            let longest = OWN_PAUSE_MS * u64::from(tried);
-            tokio::time::sleep(Duration::from_millis(random::u64() % longest)).await;
+            pause(tried).await;
         }
         Err(HolderError::Owned(tree))
     }
@@ -383,6 +389,12 @@ impl QuorumHolder {
         let answers = self.ask_all(true, |keyholder| keyholder.look(tree)).await;
         self.seats.iter().map(|seat| seat.keyholder.name().to_owned()).zip(answers).collect()
     }
+}
+
+/// A while by chance, longer with every try.
+async fn pause(tried: u32) {
+    let longest = OWN_PAUSE_MS * u64::from(tried.max(1));
+    tokio::time::sleep(Duration::from_millis(random::u64() % longest)).await;
 }
 
 /// The highest number that a keyholder has seen.

@@ -213,7 +213,7 @@ async fn a_replaced_keyholder_takes_part_from_the_next_root_on() {
     holder.release(*tree, *owner).await.unwrap();
     // Of the former three, the third is exchanged for the same process by another name: it was dealt nothing.
     let mut keyholders = trio.keyholders("vault");
-    let another = trio.another_name(2).await;
+    let (_proxy, another) = trio.another_name(2).await;
     keyholders[2] = another;
     let next = QuorumHolder::new(keyholders, THRESHOLD, trio.lease).unwrap();
     let number = next.own(*tree).await.unwrap();

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
+use aho_corasick::AhoCorasick;
 use cloakroom_crypto::root::RootContext;
 use cloakroom_crypto::share::{Dealing, Letterbox, Share, ShareContext};
 use cloakroom_crypto::{Key, role};
@@ -19,6 +20,8 @@ struct Stretch {
     end: u64,
     /// As `/proc/PID/smaps` says: `lo` is locked, `dd` in no core dump.
     flags: String,
+    /// Whether any of it is there at all.
+    resident: bool,
 }
 
 /// What may be read of a process's memory; `None` where this user may not look.
@@ -31,7 +34,9 @@ fn stretches(process: u32) -> Option<Vec<Stretch>> {
         if let Some((start, end)) = first.split_once('-')
             && let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16))
         {
-            found.push(Stretch { start, end, flags: String::new() });
+            found.push(Stretch { start, end, flags: String::new(), resident: false });
+        } else if first == "Rss:" {
+            found.last_mut()?.resident = words.next() != Some("0");
         } else if first == "VmFlags:" {
             found.last_mut()?.flags = words.collect::<Vec<_>>().join(" ");
         }
@@ -42,11 +47,12 @@ fn stretches(process: u32) -> Option<Vec<Stretch>> {
 /// Every place in a process's memory where `wanted` lies, with that stretch's flags.
 fn places(process: u32, wanted: &[u8]) -> Option<Vec<String>> {
     let memory = File::open(format!("/proc/{process}/mem")).ok()?;
+    let finder = AhoCorasick::new([wanted]).unwrap();
     let mut places = vec![];
-    for stretch in stretches(process)? {
+    for stretch in stretches(process)?.into_iter().filter(|stretch| stretch.resident) {
         let mut bytes = vec![0; usize::try_from(stretch.end - stretch.start).unwrap()];
         if memory.read_exact_at(&mut bytes, stretch.start).is_ok() {
-            let hits = bytes.windows(wanted.len()).filter(|window| *window == wanted).count();
+            let hits = finder.find_iter(&bytes).count();
             places.extend(std::iter::repeat_n(stretch.flags.clone(), hits));
         }
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cloakroom_core::clock::{Clock, SystemClock};
 use cloakroom_core::ids::{RootId, TreeId};
@@ -65,8 +65,12 @@ impl Trio {
     /// Three that have been up for a lease.
     pub(crate) async fn settled(lease: Duration) -> Self {
         let trio = Self::new(lease).await;
-        let holder = trio.holder();
-        wait::until(PATIENCE, "an ownership granted", async || holder.own(tree()).await.ok()).await;
+        for keyholder in trio.keyholders("vault") {
+            wait::until(PATIENCE, "an ownership granted by each", async || {
+                keyholder.own(tree(), 1, lease, false).await.ok()
+            })
+            .await;
+        }
         trio
     }
 
@@ -170,19 +174,24 @@ impl Trio {
 
 /// Owns a tree as a start does: a former owner's lease is waited for.
 pub(crate) async fn own(holder: &QuorumHolder, tree: TreeId) -> OwnerNumber {
-    wait::until(PATIENCE, "the tree's ownership", async || match holder.own(tree).await {
-        Ok(owner) => Some(owner),
-        Err(HolderError::Owned(_) | HolderError::Unreachable(_)) => None,
-        Err(error) => panic!("{error}"),
-    })
-    .await
+    let given_up = Instant::now() + PATIENCE;
+    loop {
+        match holder.own(tree).await {
+            Ok(owner) => return owner,
+            Err(HolderError::Owned(_) | HolderError::Unreachable(_)) if Instant::now() < given_up => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 impl Trio {
-    /// One of them under a name of its own: another way to the same process.
-    pub(crate) async fn another_name(&self, at: usize) -> Arc<dyn Keyholder> {
+    /// One of them under a name of its own: another way to the same process, for as long as the proxy is held.
+    pub(crate) async fn another_name(&self, at: usize) -> (Proxy, Arc<dyn Keyholder>) {
         let proxy = Proxy::to(self.at[at]).await;
         let names = [proxy.address.to_string()];
-        keyholders::connect(&names, &self.tls("vault")).unwrap().remove(0)
+        let keyholder = keyholders::connect(&names, &self.tls("vault")).unwrap().remove(0);
+        (proxy, keyholder)
     }
 }

@@ -112,7 +112,7 @@ impl Vault {
             items: vec![item],
             ..Default::default()
         };
-        self.client("orders").tokenize(request).await.unwrap().remove(0).unwrap().token
+        self.client("orders").tokenize(request).await.unwrap().remove(0).result.unwrap().token
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
@@ -130,7 +130,7 @@ async fn read(client: &Client, token: &str) -> Result<String, String> {
         ..Default::default()
     };
     match client.detokenize(request).await {
-        Ok(mut answers) => match answers.remove(0) {
+        Ok(mut answers) => match answers.remove(0).result {
             Ok(value) => Ok(value.as_str().unwrap().to_owned()),
             Err(refusal) => Err(format!("{refusal:?}")),
         },

@@ -264,7 +264,14 @@ impl QuorumHolder {
         if left.len() < usize::from(threshold) {
             return Ok(());
         }
-        let left: Vec<&str> = left.into_iter().collect();
+        let why = |name: &str| {
+            let at = self.seats.iter().position(|seat| seat.keyholder.name() == name);
+            match at.and_then(|at| answers.get(at)) {
+                Some(Err(decline)) => format!("{name} ({decline:?})"),
+                _ => format!("{name} (no more in the configuration)"),
+            }
+        };
+        let left: Vec<String> = left.into_iter().map(why).collect();
         match self.verdict(tree, owner, &answers) {
             refused @ HolderError::Refused(_) => Err(refused),
             _ => {
