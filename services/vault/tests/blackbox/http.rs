@@ -243,6 +243,7 @@ async fn every_operation_of_the_openapi_document_answers_as_it_says() {
     for (path, operations) in document["paths"].as_object().unwrap() {
         for (method, operation) in operations.as_object().unwrap() {
             let concrete = path.replace("{erasure_id}", id).replace("{controller}", ALONE);
+            let concrete = concrete.replace("{level}", "0").replace("{tile}", "000.p/1");
             let controller = operation["parameters"].as_array().is_some_and(|parameters| {
                 parameters.iter().any(|parameter| parameter["in"] == "query" && parameter["required"] == true)
             });
@@ -262,7 +263,8 @@ async fn every_operation_of_the_openapi_document_answers_as_it_says() {
                 if let Some(place) = said["$ref"].as_str() {
                     said = document.pointer(place.trim_start_matches('#')).unwrap();
                 }
-                assert!(said["content"].get(answer.kind()).is_some(), "{method} {path}: {}", answer.kind());
+                let kind = answer.kind().split(';').next().unwrap();
+                assert!(said["content"].get(kind).is_some(), "{method} {path}: {kind}");
                 // Nothing is configured to move to.
                 let moves = path == "/v1/keys/move" && status == "409";
                 assert!(
@@ -279,6 +281,7 @@ async fn every_operation_of_the_openapi_document_answers_as_it_says() {
     for method in [Method::PUT, Method::PATCH, Method::DELETE] {
         for path in document["paths"].as_object().unwrap().keys() {
             let path = path.replace("{erasure_id}", id).replace("{controller}", ALONE);
+            let path = path.replace("{level}", "0").replace("{tile}", "000.p/1");
             assert_eq!(asked(&house, "admin", method.clone(), &path, "").await.status.as_u16(), 405);
         }
     }

@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 from grpc_tools import protoc
 from jwcrypto import jwk, jws
+from jwcrypto.common import JWException
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from referencing import Registry, Resource
@@ -114,7 +115,7 @@ def over_jose(officer, erasure_id):
     try:
         verified(f"{header}.{payload[:-1]}{'A' if payload[-1] != 'A' else 'B'}.{signature}")
         raise AssertionError("a changed certificate was verified")
-    except jws.InvalidJWSSignature:
+    except JWException:
         pass
 
 
@@ -159,9 +160,10 @@ def over_http(given, subject_id, erasure_id):
                 schema = {"$ref": "urn:openapi" + place}
                 for error in Draft202012Validator(schema, registry=registry).iter_errors(shown):
                     raise AssertionError(f"{method} {path}: {status}: {error.json_path} breaks {error.validator}")
-                assert caller is not officer or status in (200, 201), f"{method} {path}: {status}"
+                moves = (path, status) == ("/v1/keys/move", 409)  # nothing is configured to move to
+                assert caller is not officer or moves or status in (200, 201), f"{method} {path}: {status}"
             called += 1
-    assert called == 17, called
+    assert called == 20, called
 
 
 given = arguments()
