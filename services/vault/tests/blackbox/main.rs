@@ -14,6 +14,7 @@ mod bad_calls;
 mod bad_tokens;
 mod bad_values;
 mod connections;
+mod devices;
 mod erasures;
 mod http;
 mod idempotency;
