@@ -208,7 +208,9 @@ impl Contents {
         let random = match loss {
             Loss::Everything => return bytes,
             Loss::Nothing => {
-                self.pending.iter().for_each(|(_, what)| drop(change(&mut bytes, what)));
+                for (_, what) in &self.pending {
+                    change(&mut bytes, what);
+                }
                 return bytes;
             }
             Loss::Some(random) => random,
