@@ -17,6 +17,9 @@
 //! - No slot is handed out twice, also not after a crash or a rollback.
 
 mod cache;
+#[cfg(feature = "contract")]
+#[allow(clippy::arithmetic_side_effects, reason = "for tests")]
+pub mod disclosure;
 mod edit;
 mod fault;
 pub mod holder;

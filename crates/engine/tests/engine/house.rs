@@ -12,6 +12,8 @@ use cloakroom_engine::{
     SubjectRef, TokenizeItem, TokenizeRequest, Tokenized, Who,
 };
 
+use crate::graph::Graph;
+
 pub(crate) const ADMIN: &str = "spiffe://cloakroom.local/person/admin";
 pub(crate) const ORDERS: &str = "spiffe://cloakroom.local/service/orders";
 pub(crate) const MAIL: &str = "spiffe://cloakroom.local/downstream/mail";
@@ -23,7 +25,18 @@ pub(crate) const PURCHASE: &str = "ticket_purchase";
 pub(crate) struct House {
     pub(crate) folder: PathBuf,
     pub(crate) clock: Arc<ManualClock>,
+    graph: Arc<Graph>,
     _own: Option<tempfile::TempDir>,
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if let Some(what) = self.graph.broken()
+            && !std::thread::panicking()
+        {
+            panic!("{what}");
+        }
+    }
 }
 
 pub(crate) fn register(controller: &str) -> String {
@@ -37,12 +50,18 @@ impl House {
         Self {
             folder: own.path().to_owned(),
             clock: Arc::new(ManualClock::at(1_790_000_000_000)),
+            graph: Arc::default(),
             _own: Some(own),
         }
     }
 
     pub(crate) fn at(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), clock: Arc::new(ManualClock::at(1_790_000_000_000)), _own: None }
+        Self {
+            folder: folder.to_owned(),
+            clock: Arc::new(ManualClock::at(1_790_000_000_000)),
+            graph: Arc::default(),
+            _own: None,
+        }
     }
 
     pub(crate) fn options(&self) -> Options {
@@ -55,7 +74,16 @@ impl House {
     }
 
     pub(crate) async fn try_open(&self) -> Result<Opened, cloakroom_engine::EngineError> {
-        Engine::open(self.options(), self.clock.clone()).await
+        self.try_open_over(&mut ()).await
+    }
+
+    async fn try_open_over(&self, layers: &mut dyn Layers) -> Result<Opened, cloakroom_engine::EngineError> {
+        let mut recording = self.graph.under(layers);
+        let opened = Engine::open_over(self.options(), self.clock.clone(), &mut recording).await?;
+        if matches!(opened, Opened::Ready(_)) {
+            self.graph.look(true).await;
+        }
+        Ok(opened)
     }
 
     /// Opens with layers over the stores.
@@ -63,7 +91,7 @@ impl House {
         &self,
         layers: &mut dyn Layers,
     ) -> Result<Engine, cloakroom_engine::EngineError> {
-        match Engine::open_over(self.options(), self.clock.clone(), layers).await? {
+        match self.try_open_over(layers).await? {
             Opened::Ready(engine) => Ok(engine),
             Opened::Gated(reason) => panic!("the gate is closed: {reason}"),
         }

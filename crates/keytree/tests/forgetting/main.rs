@@ -1,14 +1,13 @@
 //! What the tree forgets stays forgotten, whatever was ever written and wherever the power goes out.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
-mod adversary;
 mod disk;
 mod model;
 mod moving;
 
 use proptest::prelude::*;
 
-use adversary::Trying;
+use cloakroom_keytree::disclosure::Trying;
 use model::Vault;
 
 #[derive(Clone, Debug)]

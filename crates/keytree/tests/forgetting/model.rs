@@ -14,8 +14,8 @@ use cloakroom_keytree::start::Found;
 use cloakroom_keytree::{Fault, FileHolder, RootHolder, Slot, Subtree, TreeOptions, TreeWriter};
 use cloakroom_store::Batch;
 
-use crate::adversary::{Trying, plunder};
 use crate::disk::{Disk, Holder};
+use cloakroom_keytree::disclosure::{Trying, plunder};
 
 pub(crate) const CONTEXT: Context<'static> =
     Context { controller: "c", subject_bits: 1, activity: "a", field: "f", bits: 2, value_version: 1 };
@@ -229,7 +229,7 @@ impl Vault {
     /// Right after a start there is nothing that counts for neither.
     pub(crate) async fn recoverable(&self, roots: &std::path::Path, trying: Trying) -> Recoverable {
         let holder = FileHolder::open(roots).unwrap();
-        let loot = plunder(&self.disk, &holder, self.writer().tree().id(), trying).await;
+        let loot = plunder(&self.disk.ever(), &holder, self.writer().tree().id(), trying).await;
         let reads = |attempt: &&Attempt| loot.reads(attempt.slot, &attempt.sealed, &CONTEXT);
         let of = |fate| self.attempts.iter().filter(move |attempt| attempt.fate == fate);
         Recoverable {

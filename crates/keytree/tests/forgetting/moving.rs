@@ -8,7 +8,9 @@ use cloakroom_core::ids::StartId;
 use cloakroom_crypto::role::Value;
 use cloakroom_crypto::{Key, Plaintext, random};
 use cloakroom_keytree::start::{Found, Started};
-use cloakroom_keytree::{Fault, GateReason, HolderError, LogView, RootHolder, Slot, TreeOptions, TreeWriter};
+use cloakroom_keytree::{
+    Batched, Fault, GateReason, HolderError, LogView, RootHolder, Slot, TreeOptions, TreeWriter,
+};
 use cloakroom_store::Batch;
 
 use crate::disk::{Disk, Holder};
@@ -75,6 +77,12 @@ impl House {
         }
     }
 
+    async fn move_to(&self, writer: &mut TreeWriter, holder: &str) -> Result<Batched, Fault> {
+        let holder = self.holder(holder);
+        let owner = holder.own(writer.state().tree).await.unwrap();
+        writer.move_to(holder, owner, None).await
+    }
+
     async fn all_open(&self, writer: &TreeWriter) {
         for (slot, sealed) in &self.stored {
             let open = |key: cloakroom_crypto::KeyRef<'_, _>| key.for_job::<Value>().open(sealed, &CONTEXT);
@@ -94,7 +102,7 @@ impl House {
 async fn a_running_tree_moves_and_nothing_stays_behind() {
     let (house, mut writer) = House::new().await;
     let epoch = writer.state().epoch;
-    let moved = writer.move_to(house.holder("new"), None).await.unwrap();
+    let moved = house.move_to(&mut writer, "new").await.unwrap();
     assert_eq!(moved.epoch, epoch + 1);
     assert_eq!((house.roots("old"), house.roots("new")), (0, 1));
     assert!(writer.state().left.is_empty());
@@ -102,14 +110,14 @@ async fn a_running_tree_moves_and_nothing_stays_behind() {
     house.all_open(&writer).await;
     writer.batch(&[], Batch::default(), None).await.unwrap();
     writer.note().await.unwrap();
-    let again = writer.move_to(house.holder("new"), None).await;
+    let again = writer.move_to(house.holder("new"), writer.owner(), None).await;
     assert!(matches!(again, Err(Fault::Holder(HolderError::Refused(_)))));
     drop(writer);
     assert!(house.starts_with("new", "old").await);
     assert!(!house.starts_with("old", "new").await);
     // And back: what the old holder noted before is behind, and no reason to refuse.
     let mut writer = house.start("new", None).await.writer;
-    writer.move_to(house.holder("old"), None).await.unwrap();
+    house.move_to(&mut writer, "old").await.unwrap();
     assert_eq!((house.roots("old"), house.roots("new")), (1, 0));
     assert_eq!(writer.state().destroyed_as(), "hsm+overwritten");
     drop(writer);
@@ -121,7 +129,7 @@ async fn a_crash_at_any_step_leaves_one_working_tree_and_the_next_start_finishes
     for (step, done) in (1..=STEPS).flat_map(|step| [(step, false), (step, true)]) {
         let (house, mut writer) = House::new().await;
         house.disk.power.cut_at(step, done);
-        assert!(writer.move_to(house.holder("new"), None).await.is_err(), "step {step}");
+        assert!(house.move_to(&mut writer, "new").await.is_err(), "step {step}");
         assert!(house.disk.power.is_out(), "the move has {STEPS} steps");
         drop(writer);
         house.disk.power.restore();
@@ -156,14 +164,14 @@ async fn a_crash_at_any_step_leaves_one_working_tree_and_the_next_start_finishes
 async fn a_holder_that_makes_no_root_changes_nothing() {
     let (house, mut writer) = House::new().await;
     house.disk.power.cut_at(1, false);
-    let refused = writer.move_to(house.holder("new"), None).await;
+    let refused = house.move_to(&mut writer, "new").await;
     assert!(matches!(refused, Err(Fault::Holder(_))), "{refused:?}");
     house.disk.power.restore();
     writer.batch(&[], Batch::default(), None).await.unwrap();
     assert_eq!((house.roots("old"), house.roots("new")), (1, 0));
     house.all_open(&writer).await;
     assert_eq!(writer.state().destroyed_as(), "overwritten");
-    writer.move_to(house.holder("new"), None).await.unwrap();
+    house.move_to(&mut writer, "new").await.unwrap();
     assert_eq!((house.roots("old"), house.roots("new")), (0, 1));
 }
 
@@ -171,11 +179,11 @@ async fn a_holder_that_makes_no_root_changes_nothing() {
 async fn a_former_root_that_will_not_go_is_tried_again_and_nothing_moves_meanwhile() {
     let (house, mut writer) = House::new().await;
     house.disk.power.cut_at(3, false);
-    let stays = writer.move_to(house.holder("new"), None).await;
+    let stays = house.move_to(&mut writer, "new").await;
     assert!(matches!(stays, Err(Fault::RootStays(Some(_)))), "{stays:?}");
     assert_eq!((house.roots("old"), house.roots("new")), (1, 1));
     assert!(matches!(writer.destroy_former().await, Err(Fault::RootStays(_))));
-    assert!(matches!(writer.move_to(house.holder("third"), None).await, Err(Fault::RootStays(_))));
+    assert!(matches!(house.move_to(&mut writer, "third").await, Err(Fault::RootStays(_))));
     house.disk.power.restore();
     writer.destroy_former().await.unwrap();
     assert_eq!((house.roots("old"), house.roots("new"), house.roots("third")), (0, 1, 0));

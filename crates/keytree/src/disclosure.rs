@@ -1,20 +1,23 @@
-//! Whoever has every byte ever written and some roots: what can be opened with them?
+//! The disclosure graph: what opens to whoever has every record ever written and some roots. For tests, of this
+//! crate and of those that stand on it.
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use cloakroom_core::ids::{RootId, TreeId};
 use cloakroom_crypto::page::{Page, PageContext};
 use cloakroom_crypto::role::{Page as PageRole, Slotted, Value};
 use cloakroom_crypto::seal::Context;
 use cloakroom_crypto::{Key, OpenError};
-use cloakroom_keytree::layout::{DIRECTORY, PageAddress, STATE_KEY};
-use cloakroom_keytree::{RootHolder, Slot, Subtree};
 use cloakroom_proto::record::v1 as record;
 use prost::Message;
 
-use crate::disk::Disk;
+use crate::layout::{DIRECTORY, FAN_OUT, PageAddress, STATE_KEY};
+use crate::{RootHolder, Slot, Subtree};
 
 /// How a key that was found is tried.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trying {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trying {
     /// On every version of the page that it was found for.
     ItsPlace,
     /// On every version of every page.
@@ -22,12 +25,12 @@ pub(crate) enum Trying {
 }
 
 /// The pages that opened.
-pub(crate) struct Loot(Vec<(PageAddress, Page)>);
+pub struct Loot(Vec<(PageAddress, Page)>);
 
 struct Written {
     address: PageAddress,
     version: u64,
-    sealed: bytes::Bytes,
+    sealed: Bytes,
 }
 
 struct Found {
@@ -36,14 +39,19 @@ struct Found {
     place: Option<PageAddress>,
 }
 
-/// Opens what the roots in `holder` open, then what lies behind that, until nothing new opens.
-pub(crate) async fn plunder(disk: &Disk, holder: &dyn RootHolder, tree: TreeId, trying: Trying) -> Loot {
-    let ever = disk.ever();
+/// Opens what the roots in `holder` open, then what lies behind that, until nothing new opens. `ever` is every
+/// record ever written to the key database.
+pub async fn plunder(
+    ever: &[(Vec<u8>, Bytes)],
+    holder: &dyn RootHolder,
+    tree: TreeId,
+    trying: Trying,
+) -> Loot {
     let mut closed: Vec<Written> = ever.iter().filter_map(|(key, value)| page(key, value)).collect();
     let mut found = vec![];
     for (_, state) in ever.iter().filter(|(key, _)| key == STATE_KEY) {
-        let state = record::TreeState::decode(state.clone()).unwrap();
-        let root = RootId::from_slice(&state.root_id).unwrap();
+        let Ok(state) = record::TreeState::decode(state.clone()) else { continue };
+        let Some(root) = RootId::from_slice(&state.root_id) else { continue };
         if let Ok(key) = holder.unwrap(tree, root, &state.anchor).await {
             found.push(Found { key, place: None });
         }
@@ -75,28 +83,41 @@ pub(crate) async fn plunder(disk: &Disk, holder: &dyn RootHolder, tree: TreeId, 
 
 impl Loot {
     /// Whether the value that was sealed under the key in `slot` can be read.
-    pub(crate) fn reads(&self, slot: Slot, sealed: &[u8], context: &Context<'_>) -> bool {
+    pub fn reads(&self, slot: Slot, sealed: &[u8], context: &Context<'_>) -> bool {
         let (leaf, place) = PageAddress::of(slot);
         self.0.iter().filter(|(address, _)| *address == leaf).any(|(_, page)| {
             page.key::<Slotted>(place).is_some_and(|key| key.for_job::<Value>().open(sealed, context).is_ok())
         })
     }
 
-    pub(crate) fn pages(&self) -> usize {
+    /// How many pages opened.
+    pub fn pages(&self) -> usize {
         self.0.len()
+    }
+
+    /// Every slot whose key lies in a page that opened.
+    pub fn slots(&self) -> BTreeSet<Slot> {
+        let leaves = self.0.iter().filter(|(address, _)| address.subtree != DIRECTORY && address.level == 0);
+        leaves
+            .flat_map(|(address, page)| {
+                let slot = |place| Slot { subtree: address.subtree, index: address.index * FAN_OUT + place };
+                (0..FAN_OUT).filter(|place| page.key::<Slotted>(*place as usize).is_some()).map(slot)
+            })
+            .collect()
     }
 }
 
-fn page(key: &[u8], value: &bytes::Bytes) -> Option<Written> {
-    let key: &[u8; 14] = key.try_into().ok()?;
-    let (b'p', rest) = (key[0], &key[1..]) else { return None };
+fn page(key: &[u8], value: &Bytes) -> Option<Written> {
+    let (b'p', rest) = key.split_first()? else { return None };
+    let (subtree, rest) = rest.split_first_chunk()?;
+    let (level, index) = rest.split_first()?;
     let address = PageAddress {
-        subtree: Subtree(u32::from_be_bytes(rest[..4].try_into().unwrap())),
-        level: rest[4],
-        index: u64::from_be_bytes(rest[5..].try_into().unwrap()),
+        subtree: Subtree(u32::from_be_bytes(*subtree)),
+        level: *level,
+        index: u64::from_be_bytes(index.try_into().ok()?),
     };
-    let version = u64::from_be_bytes(value[..8].try_into().unwrap());
-    Some(Written { address, version, sealed: value.slice(8..) })
+    let version = u64::from_be_bytes(*value.first_chunk()?);
+    Some(Written { address, version, sealed: value.slice(size_of::<u64>()..) })
 }
 
 fn open(key: &Key<PageRole>, tree: TreeId, written: &Written) -> Result<Page, OpenError> {
@@ -110,10 +131,14 @@ fn keys_of(address: PageAddress, page: &Page) -> Vec<Found> {
         return vec![]; // value keys, read by `Loot::reads`
     }
     let child = |place: u64| match address.level {
-        0 => PageAddress { subtree: Subtree((address.index * 64 + place) as u32), level: u8::MAX, index: 0 },
-        level => PageAddress { level: level - 1, index: address.index * 64 + place, ..address },
+        0 => PageAddress {
+            subtree: Subtree((address.index * FAN_OUT + place) as u32),
+            level: u8::MAX,
+            index: 0,
+        },
+        level => PageAddress { level: level - 1, index: address.index * FAN_OUT + place, ..address },
     };
-    (0..64)
+    (0..FAN_OUT)
         .filter_map(|place| {
             let key = page.key::<PageRole>(place as usize)?.to_key();
             Some(Found { key, place: Some(child(place)) })
