@@ -5,11 +5,13 @@ use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
 
-use super::cipher::{Address, Ready, Secret};
+use super::cipher::{Ready, Secret};
 use super::{Adversary, Origin, Recovered};
 
 /// Bits of a hash that say whether it is worth looking up.
 const SIEVE_BITS: u32 = 27;
+/// Tries of windows as keys, at most: among many values a sample of the windows has to do.
+const WINDOW_TRIES_MAX: usize = 20_000_000;
 /// Random bytes hardly ever repeat themselves so much within 32 as text, numbers and zeros do.
 const DISTINCT_BYTES_MIN: u32 = 20;
 
@@ -79,26 +81,30 @@ impl Adversary {
             bytes.windows(32).filter_map(|window| window.try_into().ok()).filter(looks_random).collect();
         self.places.bind_rectified();
         let (_, values) = self.laid_out();
-        let tries = windows.len() * values.len();
+        let most = WINDOW_TRIES_MAX / values.len().max(1);
+        let tries = windows.len().min(most) * values.len();
         let opens = |window: &Secret| {
             let ready = Ready::new(window);
             values.iter().any(|(sealed, infos)| infos.iter().any(|info| ready.value(sealed, info).is_some()))
         };
-        let keys: Vec<Secret> = windows.into_iter().filter(opens).collect();
+        let keys: Vec<Secret> = windows.into_iter().take(most).filter(opens).collect();
         self.effort.tries += tries as u64;
         self.with_keys(keys.into_iter().map(|key| (key, Origin::Anywhere)).collect())
     }
 
-    /// Tries every key that was found so far as every kind of key at every single offset of `bytes`, whatever
-    /// stands there. Returns how many pages opened. Only for small samples.
+    /// Tries every key that was found so far at every single offset of `bytes`, whatever stands there, as the key of
+    /// the page that it is for; one that is for none as that of a directory. Returns how many pages opened. Only
+    /// for small samples.
     pub fn at_every_offset(&mut self, bytes: &[u8]) -> usize {
-        let known = self.known_addresses();
         let mut opened = 0;
-        for secret in self.keys.keys() {
-            let ready = Ready::new(secret);
+        for (secret, origin) in &self.keys {
+            let (ready, mut addresses) = (Ready::new(secret), origin.addresses());
+            if addresses.is_empty() {
+                addresses = Origin::Anchor { tree: [0; 16] }.addresses();
+            }
             for at in 8..bytes.len() {
                 let version = bytes[at - 8..].first_chunk().copied().map_or(0, u64::from_be_bytes);
-                opened += usize::from(ready.page(&[&bytes[at..]], version, &known).is_some());
+                opened += usize::from(ready.page(&[&bytes[at..]], version, &addresses).is_some());
             }
             self.effort.tries += bytes.len() as u64;
         }
@@ -130,11 +136,6 @@ impl Adversary {
     pub fn system_keys(&self) -> Vec<[u8; 32]> {
         let system = |origin: &Origin| matches!(origin, Origin::Slot { subtree: 0, .. });
         self.keys.iter().filter(|(_, origin)| system(origin)).map(|(secret, _)| *secret).collect()
-    }
-
-    pub(super) fn known_addresses(&self) -> Vec<Address> {
-        let known: HashSet<Address> = self.keys.values().flat_map(|origin| origin.addresses()).collect();
-        known.into_iter().collect()
     }
 }
 
