@@ -71,7 +71,7 @@ pub async fn start(
     let watched = health::router(readiness.clone(), telemetry.registry());
     let health = tokio::spawn(bound.health.serve_plain(watched, stop.0.clone()));
 
-    let gate = Gate::open(config, clock, condition.clone(), shutdown.clone()).await?;
+    let gate = Box::pin(Gate::open(config, clock, condition.clone(), shutdown.clone())).await?;
     let (reporter, service) = health_reporter();
     tokio::spawn(ports::report(readiness, reporter, stop.0.clone()));
     let vault = ports::vault(gate.house(), service.clone(), shutdown.clone())?;
