@@ -530,7 +530,7 @@ impl Engine {
         principal: &str,
         holder: Arc<dyn RootHolder>,
     ) -> Result<KeysView, CallRefusal> {
-        self.house.order(principal, Order::Move(holder)).await
+        self.house.move_keys(principal, holder).await
     }
 
     /// Replays the whole log and compares.

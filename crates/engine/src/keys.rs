@@ -44,8 +44,8 @@ pub(crate) enum Order {
     Tell,
     /// A new root; the former one destroyed.
     Rotate,
-    /// The root to another holder.
-    Move(Arc<dyn RootHolder>),
+    /// The root to another holder, owned there by now.
+    Move(Held),
 }
 
 /// An order on its way, and where its answer goes.
@@ -63,7 +63,7 @@ impl Writer {
         let refused = match asked.order {
             Order::Tell => None,
             Order::Rotate => self.rotate().await?,
-            Order::Move(holder) => self.move_roots(holder).await?,
+            Order::Move(held) => self.move_roots(held).await?,
         };
         self.tell();
         let answer = match refused {
@@ -81,14 +81,14 @@ impl Writer {
         Ok((!done).then(|| self.trouble.clone().unwrap_or_default()))
     }
 
-    async fn move_roots(&mut self, holder: Arc<dyn RootHolder>) -> Result<Option<String>, EngineError> {
-        let asked = boot_time();
+    async fn move_roots(&mut self, held: Held) -> Result<Option<String>, EngineError> {
         let before = self.tree.holder().place();
-        let moved = self.tree.move_to(holder, self.durable()).await;
+        let moved = self.tree.move_to(Arc::clone(&held.holder), held.owner, self.durable()).await;
         if self.tree.holder().place() != before {
             tracing::info!(from = before, to = self.tree.holder().place(), "the root has moved");
-            let held = Held { holder: Arc::clone(self.tree.holder()), owner: self.tree.owner(), asked };
             self.moved.send_replace(Some(held));
+        } else if let Err(error) = held.holder.release(self.tree.state().tree, held.owner).await {
+            tracing::warn!(%error, "the holder was not given back: its lease ends by itself");
         }
         match moved {
             Ok(_) => {
@@ -132,6 +132,26 @@ impl Writer {
 }
 
 impl House {
+    /// Owns the tree at `holder`, which may take a lease, and has the writer move the root there.
+    ///
+    /// # Errors
+    /// As [`House::order`].
+    pub(crate) async fn move_keys(
+        &self,
+        principal: &str,
+        holder: Arc<dyn RootHolder>,
+    ) -> Result<KeysView, CallRefusal> {
+        if !self.is_admin(principal) {
+            return Err(CallRefusal::Forbidden("roots are for administrators".to_owned()));
+        }
+        let conflict = |error: HolderError| CallRefusal::Conflict(error.to_string());
+        let owner = holder.own(self.tree.id()).await.map_err(conflict)?;
+        // Owning may have taken as long as it holds.
+        let asked = boot_time();
+        holder.renew(self.tree.id(), owner).await.map_err(conflict)?;
+        self.order(principal, Order::Move(Held { holder, owner, asked })).await
+    }
+
     /// Has the writer obey.
     ///
     /// # Errors

@@ -133,6 +133,15 @@ pub(crate) async fn look(
         let looked = Found::look_moving(Arc::clone(records), Arc::clone(holder), former.cloned(), options);
         let error = match looked.await {
             Ok(found) => {
+                // A holder that makes a start wait for a lease answers when that long has passed.
+                let asked = match term {
+                    Some(term) if boot_time().saturating_sub(asked) > term / RENEWALS => {
+                        let renewing = boot_time();
+                        holder.renew(found.tree_id(), found.owner()).await.map_err(Fault::from)?;
+                        renewing
+                    }
+                    _ => asked,
+                };
                 let kept = Kept::begin(Arc::clone(holder), found.tree_id(), found.owner(), asked, term);
                 return Ok((found, kept));
             }

@@ -87,8 +87,9 @@ fn elsewhere(left: &LeftRoot) -> HolderError {
 }
 
 impl TreeWriter {
-    /// Moves the tree to `holder`, whose root replaces the current one in a batch; the former holder's is
-    /// destroyed and probed.
+    /// Moves the tree to `holder`, which the caller owns it at as `owner`: owning may take a lease, and the writer
+    /// does not wait for that. Its root replaces the current one in a batch; the former holder's is destroyed
+    /// and probed.
     ///
     /// # Errors
     /// [`Fault::RootStays`]: the tree has moved, the former root is not gone: [`TreeWriter::destroy_former`], as
@@ -96,13 +97,13 @@ impl TreeWriter {
     pub async fn move_to(
         &mut self,
         holder: Arc<dyn RootHolder>,
+        owner: OwnerNumber,
         log: Option<FramePosition>,
     ) -> Result<Batched, Fault> {
         if holder.place() == self.holder.place() {
             return Err(HolderError::Refused(format!("the root lies in {} already", holder.place())).into());
         }
         self.destroy_former().await?;
-        let owner = holder.own(self.state.tree).await?;
         let left = std::mem::replace(&mut self.holder, holder);
         let left_owner = std::mem::replace(&mut self.owner, owner);
         self.former_holder = Some(Former::new(Arc::clone(&left), self.state.tree, Some(left_owner), false));

@@ -1,8 +1,10 @@
 //! `cloakroom keys status|rotate|move|jwks`
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Subcommand;
+use cloakroom_client::{AdminClient, Retry};
 use cloakroom_proto::admin::v1::{
     GetKeysRequest, GetSigningKeysRequest, GetStatusRequest, GetStatusResponse, Keys as Roots,
     MoveKeysRequest, RotateKeysRequest,
@@ -46,13 +48,13 @@ impl Keys {
                 output.result(&shown, || text(&status) + &keys_text(&keys))
             }
             Self::Rotate => {
-                let keys = admin.rotate_keys(RotateKeysRequest {}).await?.keys.unwrap_or_default();
+                let keys = patient(admin).rotate_keys(RotateKeysRequest {}).await?.keys.unwrap_or_default();
                 output.result(&keys_json(&keys), || {
                     format!("the root is a new one, of epoch {}; the former one is destroyed", keys.epoch)
                 })
             }
             Self::Move => {
-                let keys = admin.move_keys(MoveKeysRequest {}).await?.keys.unwrap_or_default();
+                let keys = patient(admin).move_keys(MoveKeysRequest {}).await?.keys.unwrap_or_default();
                 output.result(&keys_json(&keys), || {
                     let Roots { place, epoch, destroy_class, .. } = &keys;
                     format!(
@@ -74,6 +76,11 @@ impl Keys {
             }
         }
     }
+}
+
+/// A batch takes moments, but owning a token takes a lease.
+fn patient(admin: AdminClient) -> AdminClient {
+    admin.with_retry(Retry { deadline: Duration::from_secs(300), ..Retry::default() })
 }
 
 fn json(status: &GetStatusResponse) -> Value {
