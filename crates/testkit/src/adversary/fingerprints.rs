@@ -132,9 +132,19 @@ impl Adversary {
         self.with_keys(keys.into_iter().map(|key| (key, Origin::Anywhere)).collect())
     }
 
-    /// The keys that lay in system subtrees: of addresses, signatures and idempotency keys.
+    /// The keys that lay in system subtrees: of addresses, signatures and idempotency keys. A tree that has one
+    /// subtree alone is a downstream's, and that is no system's.
     pub fn system_keys(&self) -> Vec<[u8; 32]> {
-        let system = |origin: &Origin| matches!(origin, Origin::Slot { subtree: 0, .. });
+        let vaults: HashSet<[u8; 16]> = self
+            .keys
+            .values()
+            .filter_map(|origin| match origin {
+                Origin::Slot { tree, subtree } if *subtree > 0 => Some(*tree),
+                _ => None,
+            })
+            .collect();
+        let system =
+            |origin: &Origin| matches!(origin, Origin::Slot { tree, subtree: 0 } if vaults.contains(tree));
         self.keys.iter().filter(|(_, origin)| system(origin)).map(|(secret, _)| *secret).collect()
     }
 }

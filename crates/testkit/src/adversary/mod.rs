@@ -84,6 +84,7 @@ enum Origin {
     },
     /// Lay in a slot of this subtree.
     Slot {
+        tree: [u8; 16],
         subtree: u32,
     },
     /// Lay about somewhere.
@@ -256,7 +257,7 @@ impl Address {
             (DIRECTORY, 0) => {
                 Origin::Top { tree: self.tree, subtree: u32::try_from(index).unwrap_or(DIRECTORY) }
             }
-            (subtree, 0) => Origin::Slot { subtree },
+            (subtree, 0) => Origin::Slot { tree: self.tree, subtree },
             (_, level) => Origin::Page(Address { level: level - 1, index, ..self }),
         }
     }
