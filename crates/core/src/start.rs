@@ -77,7 +77,9 @@ pub enum GateReason {
         epoch: u64,
     },
     /// The root that the keys point at lies in another holder than the configured one.
-    #[error("the root of epoch {epoch} lies in another root holder ({holder}): the keys moved there, or never left it; configure that one, or name it as the former holder to finish the move")]
+    #[error(
+        "the root of epoch {epoch} lies in another root holder ({holder}): the keys moved there, or never left it; configure that one, or name it as the former holder to finish the move"
+    )]
     RootElsewhere {
         /// The epoch that the keys stand at.
         epoch: u64,

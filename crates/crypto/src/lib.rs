@@ -36,8 +36,8 @@
 pub mod address;
 mod aead;
 pub mod arena;
-pub mod device;
 mod base32;
+pub mod device;
 pub mod hash;
 pub mod jws;
 pub mod keys;

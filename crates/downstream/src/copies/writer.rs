@@ -174,8 +174,8 @@ impl Writer {
         changes: &mut RowEdit,
         keys: &mut Vec<(Slot, Key<Value>)>,
     ) -> Result<(), DownstreamError> {
-        let purged = self.uses.is_closed(&copy.token)
-            || changes.record(&layout::mark(&copy.token)).await?.is_some();
+        let purged =
+            self.uses.is_closed(&copy.token) || changes.record(&layout::mark(&copy.token)).await?.is_some();
         if purged && !Mutant::CopyAfterPurge.lives() {
             return Err(DownstreamError::Purged);
         }

@@ -151,6 +151,7 @@ macro_rules! unused {
 impl AdminService for FakeAdmin {
     type WatchErasureStream = Told<WatchErasureResponse>;
     type ReplayErasuresStream = Told<ReplayErasuresResponse>;
+    type ExportLedgerStream = Told<ExportLedgerResponse>;
 
     async fn register_downstream(
         &self,
@@ -199,6 +200,15 @@ impl AdminService for FakeAdmin {
         get_signing_keys(GetSigningKeysRequest) -> GetSigningKeysResponse;
         get_status(GetStatusRequest) -> GetStatusResponse;
         verify_log(VerifyLogRequest) -> VerifyLogResponse;
+        get_keys(GetKeysRequest) -> GetKeysResponse;
+        rotate_keys(RotateKeysRequest) -> RotateKeysResponse;
+        move_keys(MoveKeysRequest) -> MoveKeysResponse;
+        get_log_checkpoint(GetLogCheckpointRequest) -> GetLogCheckpointResponse;
+        get_log_tile(GetLogTileRequest) -> GetLogTileResponse;
+        prune_log(PruneLogRequest) -> PruneLogResponse;
+        get_gate(GetGateRequest) -> GetGateResponse;
+        restore(Streaming<RestoreRequest>) -> RestoreResponse;
+        export_ledger(ExportLedgerRequest) -> Self::ExportLedgerStream;
     }
 }
 

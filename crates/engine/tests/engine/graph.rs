@@ -31,9 +31,15 @@ struct Side {
     holder: Weak<dyn RootHolder>,
 }
 
+struct Open {
+    log: Arc<dyn Log>,
+    keys: Arc<dyn Records>,
+    holder: Arc<dyn RootHolder>,
+}
+
 impl Side {
-    fn open(&self) -> Option<(Arc<dyn Log>, Arc<dyn Records>, Arc<dyn RootHolder>)> {
-        Some((self.log.upgrade()?, self.keys.upgrade()?, self.holder.upgrade()?))
+    fn open(&self) -> Option<Open> {
+        Some(Open { log: self.log.upgrade()?, keys: self.keys.upgrade()?, holder: self.holder.upgrade()? })
     }
 }
 
@@ -71,7 +77,7 @@ impl Graph {
 
     async fn invariant_only_the_living_open(&self, at_rest: bool) -> Result<(), String> {
         let side = self.side.lock().unwrap().as_ref().and_then(Side::open);
-        let Some((log, keys, holder)) = side else { return Ok(()) };
+        let Some(Open { log, keys, holder }) = side else { return Ok(()) };
         let told = told(&*log).await;
         let Some(tree) = told.tree else { return Ok(()) };
         // What grows with the square of a test's length is looked at now and then in long ones.

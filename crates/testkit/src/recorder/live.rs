@@ -358,7 +358,9 @@ mod tests {
     fn played(journal: &Path) -> (Vec<What>, Images) {
         let mut images = Images::default();
         let ops: Vec<Op> = Reader::open(journal).unwrap().map(Result::unwrap).collect();
-        ops.iter().for_each(|op| drop(images.apply(op)));
+        for op in &ops {
+            let _change = images.apply(op);
+        }
         (ops.into_iter().map(|op| op.what).collect(), images)
     }
 

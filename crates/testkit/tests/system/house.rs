@@ -341,15 +341,3 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
         }
     }
 }
-
-/// Every file below a folder.
-pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => all.extend(files(&entry.path())),
-            _ => all.push(entry.path()),
-        }
-    }
-    all
-}
