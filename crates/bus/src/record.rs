@@ -127,6 +127,14 @@ pub struct Position {
     pub(crate) connection: u64,
 }
 
+impl Position {
+    /// Of a record that no subscription received: a way in for fuzzing.
+    #[doc(hidden)]
+    pub fn nowhere(topic: String) -> Self {
+        Self { topic, partition: 0, offset: 0, connection: 0 }
+    }
+}
+
 /// A record as it arrived. Nothing about it can be trusted before [`verify`].
 #[derive(Clone)]
 pub struct Incoming {

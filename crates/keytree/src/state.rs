@@ -106,6 +106,15 @@ impl TreeState {
         })
     }
 
+    /// What a tree's state comes back as when it is written again: a way in for fuzzing.
+    #[cfg(feature = "contract")]
+    #[doc(hidden)]
+    pub fn again(bytes: &[u8]) -> Result<(Self, Self), Fault> {
+        let read = Self::decode(bytes)?;
+        let again = Self::decode(&read.encode())?;
+        Ok((read, again))
+    }
+
     /// What an erasure's destruction is worth: what it was worth in every holder that the root lay in, as an
     /// older copy of the keys may still have a root from there.
     pub fn destroyed_as(&self) -> String {

@@ -18,6 +18,9 @@ mod end;
 pub mod folder;
 mod frame;
 mod framing;
+#[cfg(feature = "contract")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod log;
 mod prune;
 pub mod reading;

@@ -109,7 +109,7 @@ impl SegmentHeader {
         Some(bytes)
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES as usize);
         bytes.put_slice(&MAGIC);
         bytes.put_u32_le(self.format);

@@ -24,7 +24,6 @@ mod tokenize;
 mod vault;
 mod verify;
 
-#[cfg(test)]
 pub(crate) use verify::verify;
 
 use clap::Subcommand;

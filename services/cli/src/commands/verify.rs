@@ -119,7 +119,7 @@ pub(crate) fn verify(token: &str, jwks: &str) -> Result<Verified, CliError> {
 
 impl Verified {
     /// Every claim in plain words.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let said = &self.certificate;
         let scope = match said.scope.as_slice() {
             [all] if all == "all" => "everything of one person".to_owned(),

@@ -399,6 +399,26 @@ fn write(journal: &mut Journal, plan: &Plan, chunk: &[Passenger]) -> Result<(), 
     })
 }
 
+/// Reads a CSV by a mapping to its end, sending nothing: the number of values it would send.
+pub(crate) fn values_in(map: &str, csv: &Path) -> Result<u64, CliError> {
+    let mapping = |source| ImportError::Mapping { path: csv.to_owned(), source };
+    let map = Mapping::parse(map).map_err(mapping)?;
+    let mut rows = Rows::open(csv, map.delimiter().map_err(mapping)?)?;
+    let plan = map.plan(rows.heading()).map_err(mapping)?;
+    let mut values = 0_u64;
+    loop {
+        let chunk = rows.chunk(ITEMS_MAX)?;
+        if chunk.is_empty() {
+            return Ok(values);
+        }
+        for row in &chunk {
+            let has = |token| plan.has(token, |column| row.text(column).to_owned());
+            let found = plan.tokens.iter().filter(|token| has(token)).count();
+            values = values.saturating_add(found as u64);
+        }
+    }
+}
+
 fn lines(rows: impl IntoIterator<Item = Vec<Vec<u8>>>) -> Vec<u8> {
     let mut writer = WriterBuilder::new().from_writer(Vec::new());
     for row in rows {
