@@ -10,7 +10,7 @@ mod query;
 mod wire;
 
 pub(crate) use grpc::AdminApi;
-pub(crate) use http::router;
+pub(crate) use http::{read_request, router};
 pub(crate) use problem::nowhere;
 
 /// Erasures on a page where the caller does not say.

@@ -23,6 +23,8 @@ mod admin;
 pub mod arguments;
 pub mod config;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod gate;
 mod grpc;
 mod house;

@@ -271,6 +271,27 @@ impl<S: Send + Sync> FromRequest<S> for Text {
     }
 }
 
+/// Reads a request up to what its route would ask of the engine: for fuzzing, the same steps as in the handlers.
+pub(crate) async fn read_request(route: u8, request: Request) -> bool {
+    async fn whole<T: DeserializeOwned>(request: Request) -> Option<T> {
+        Body::<T>::from_request(request, &()).await.ok().map(|Body(asked)| asked)
+    }
+    async fn asked<T: DeserializeOwned>(request: Request) -> Option<T> {
+        let (mut parts, _) = request.into_parts();
+        Asked::<T>::from_request_parts(&mut parts, &()).await.ok().map(|Asked(asked)| asked)
+    }
+    match route {
+        0 => whole::<json::RequestErasure>(request).await.is_some_and(|asked| asked.into_engine().is_ok()),
+        1 => whole::<json::PreviewErasure>(request).await.is_some_and(|mut asked| asked.who().is_ok()),
+        2 => asked::<json::ErasuresQuery>(request)
+            .await
+            .is_some_and(|asked| asked.filter().is_ok() && query::page_size(asked.page_size).is_ok()),
+        3 => asked::<json::ControllerQuery>(request).await.is_some(),
+        4 => asked::<json::ApplyQuery>(request).await.is_some(),
+        _ => Text::from_request(request, &()).await.is_ok(),
+    }
+}
+
 async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     Bytes::from_request(request, state).await.map_err(|error| match error {
         BytesRejection::FailedToBufferBody(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
