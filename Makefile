@@ -7,6 +7,7 @@
 #   make forensic       the proof: a thousand people under the recorder, the adversary, every mutant; a table
 #   make check          format, lints, licences and bans, documentation, .proto files, examples
 #   make kill N=1000    kill -9 at every step of the protocol and at random, N times (default 100); SEED= plays again
+#   make fuzz           every parser of outside bytes fed with what nobody meant, a minute each; SECONDS=
 #   make bench          the vault against its ceilings: a table, and JSON; QUICK=1 takes under five minutes
 #   make setup          all set-up at once
 #   make clean          remove what was built
@@ -14,7 +15,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/target/tools/bin:$(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup build run test forensic check kill bench clean
+.PHONY: help setup build run test forensic check kill fuzz bench clean
 .PHONY: check-format check-lints check-supply check-docs check-proto check-examples
 
 help:
@@ -69,6 +70,11 @@ kill:
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory build
 	@scripts/kill.sh $(if $(N),$(N),100) $(SEED)
+
+# `make` hands SECONDS on only if it was given on the command line: the shell has one of its own.
+fuzz:
+	@scripts/setup.sh fuzz
+	@scripts/fuzz.sh $(if $(filter command line,$(origin SECONDS)),$(SECONDS),60) $(T)
 
 # The release profile, which nothing else here builds: the first time takes as long as everything else.
 bench:

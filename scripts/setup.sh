@@ -4,6 +4,7 @@
 #   scripts/setup.sh run      what building and running takes
 #   scripts/setup.sh check    ... and `make check`
 #   scripts/setup.sh test     ... and `make test`
+#   scripts/setup.sh fuzz     ... and `make fuzz`
 #   scripts/setup.sh all      everything
 #
 # System packages come by apt-get, as root or through sudo; elsewhere the list is printed and the rest is
@@ -17,8 +18,9 @@ readonly GOAL="${1:-all}"
 readonly TOOLS="$PWD/target/tools"
 readonly BUF_VERSION=1.75.0
 readonly JAVA_MIN=17
+readonly CARGO_FUZZ_VERSION=0.13.2
 
-case "$GOAL" in run | check | test | all) ;; *) echo "usage: $0 run|check|test|all" >&2; exit 2 ;; esac
+case "$GOAL" in run | check | test | fuzz | all) ;; *) echo "usage: $0 run|check|test|fuzz|all" >&2; exit 2 ;; esac
 PURPOSE="\`make $GOAL\`"
 [[ "$GOAL" == all ]] && PURPOSE="all of the Makefile"
 
@@ -99,7 +101,7 @@ look() {
     echo "What this machine has for $PURPOSE:"
     rust_needs
     command_for cc "compiles librdkafka, ring, zstd" build-essential
-    command_for c++ "librdkafka's build asks for it" build-essential
+    command_for c++ "librdkafka's build asks for it; compiles libFuzzer" build-essential
     command_for pkg-config "finds the libraries below" pkg-config
     library_for openssl "TLS to Kafka" libssl-dev
     library_for zlib "compression to Kafka" zlib1g-dev
@@ -209,6 +211,16 @@ log_verifier() {
     touch "$stamp"
 }
 
+# No package brings it ready-made; it takes a minute to build, once for each version.
+fuzz_tool() {
+    local stamp="$TOOLS/cargo-fuzz.$CARGO_FUZZ_VERSION"
+    [[ -e "$stamp" && -x "$TOOLS/bin/cargo-fuzz" ]] && return 0
+    echo "Building cargo-fuzz $CARGO_FUZZ_VERSION into target/tools."
+    quietly cargo install --locked --root "$TOOLS" --target-dir target/fuzz "cargo-fuzz@$CARGO_FUZZ_VERSION" ||
+        return 1
+    touch "$stamp"
+}
+
 look
 if [[ ${#by_hand[@]} != 0 ]]; then printf '\n%s\n' "${by_hand[@]}" >&2; fi
 install_system_packages
@@ -216,6 +228,7 @@ if [[ ${#by_hand[@]} != 0 ]]; then exit 1; fi
 if [[ -n "${NO_INSTALL:-}" ]]; then exit 0; fi
 if wants check || wants test; then cargo_tools; fi
 if wants check; then buf_tool; fi
+if wants fuzz; then fuzz_tool; fi
 if wants test; then
     python_tools scripts/python-client.txt
     python_tools scripts/test-servers.txt
