@@ -92,6 +92,10 @@ impl VaultService for Echo {
         not_here()
     }
 
+    async fn lookup(&self, _: Request<LookupRequest>) -> Result<Response<LookupResponse>, Status> {
+        not_here()
+    }
+
     async fn rectify(&self, _: Request<RectifyRequest>) -> Result<Response<RectifyResponse>, Status> {
         not_here()
     }

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use cloakroom_proto::vault::v1::vault_service_client::VaultServiceClient;
 use cloakroom_proto::vault::v1::{
     DescribeRequest, DescribeResult, Description, DetokenizeRequest, DetokenizeResult, ErrorCode, ItemError,
-    RecordFactRequest, Rectified, RectifyRequest, RectifyResult, ReleaseRequest, ReleaseResult, Released,
-    TokenizeRequest, TokenizeResult, Tokenized, describe_result, detokenize_result, rectify_result,
-    release_result, tokenize_item, tokenize_result,
+    LookupRequest, LookupResult, Matches, RecordFactRequest, Rectified, RectifyRequest, RectifyResult,
+    ReleaseRequest, ReleaseResult, Released, TokenizeRequest, TokenizeResult, Tokenized, describe_result,
+    detokenize_result, lookup_result, rectify_result, release_result, tokenize_item, tokenize_result,
 };
 
 use tonic::Request;
@@ -98,6 +98,7 @@ answers! {
     TokenizeResult, tokenize_result::Tokenized, reference -> Tokenized;
     DetokenizeResult, detokenize_result::Value, reference -> Value;
     DescribeResult, describe_result::Description, token -> Description;
+    LookupResult, lookup_result::Matches, reference -> Matches;
     RectifyResult, rectify_result::Rectified, reference -> Rectified;
     ReleaseResult, release_result::Released, reference -> Released;
 }
@@ -139,6 +140,8 @@ calls! {
     detokenize(DetokenizeRequest of items) -> Value;
     /// Tells about tokens without their values.
     describe(DescribeRequest of tokens) -> Description;
+    /// Finds tokens by value.
+    lookup(LookupRequest of items) -> Matches;
     /// Replaces values behind tokens. The same value again changes nothing.
     rectify(RectifyRequest of items) -> Rectified;
     /// Forgets single tokens. After a try whose answer was lost, the next one may say ERASED.

@@ -96,6 +96,10 @@ impl VaultService for Scripted {
         Err(Status::unimplemented(""))
     }
 
+    async fn lookup(&self, _: Request<LookupRequest>) -> Outcome<LookupResponse> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn rectify(&self, _: Request<RectifyRequest>) -> Outcome<RectifyResponse> {
         Err(Status::unimplemented(""))
     }

@@ -20,6 +20,8 @@ pub mod role {
     pub enum Signing {}
     /// Hides callers' idempotency keys: [`crate::mac`].
     pub enum Idempotency {}
+    /// Hides the values that tokens are found by, in one process's memory: [`crate::mac`].
+    pub enum Lookup {}
 
     /// What a slot of a key tree holds: to the tree it is a key like any other.
     pub enum Slotted {}

@@ -17,6 +17,8 @@ pub const DEVICE_ROOT: &str = "cloakroom device root v1";
 pub const BUS_RECORD: &str = "cloakroom bus record v1";
 /// A caller's idempotency key: [`crate::mac`].
 pub const IDEMPOTENCY: &str = "cloakroom idempotency v1";
+/// A value that tokens are found by, never written: [`crate::mac`].
+pub const LOOKUP: &str = "cloakroom lookup v1";
 /// A frame of the log, as the next one names it: [`crate::hash::frame`].
 pub const FRAME: &str = "cloakroom frame v1";
 /// A subject in a certificate: [`crate::hash::commitment`].

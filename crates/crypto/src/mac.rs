@@ -1,5 +1,6 @@
 //! HMAC-SHA-256 (RFC 2104) under a key that is replaced daily: what a caller named its call is kept this way
-//! only, since people put addresses into idempotency keys.
+//! only, since people put addresses into idempotency keys. And under a key that one process has for itself: what
+//! tokens are found by.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -11,17 +12,30 @@ use crate::{KeyRef, labels, role};
 impl KeyRef<'_, role::Idempotency> {
     /// The MAC over a list of parts, each preceded by its length.
     pub fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+        leaving_nothing(|| hmac(self.bytes(), labels::IDEMPOTENCY, parts))
+    }
+}
+
+impl KeyRef<'_, role::Lookup> {
+    /// The first 64 bits of the MAC over a list of parts, each preceded by its length: enough to find a value
+    /// among billions, which is then opened and compared.
+    pub fn mark(&self, parts: &[&[u8]]) -> u64 {
         leaving_nothing(|| {
-            let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.bytes()) else {
-                panic!("HMAC takes keys of any length");
-            };
-            for part in [labels::IDEMPOTENCY.as_bytes()].iter().chain(parts) {
-                mac.update(&length(part));
-                mac.update(part);
-            }
-            mac.finalize().into_bytes().into()
+            let [a, b, c, d, e, f, g, h, ..] = hmac(self.bytes(), labels::LOOKUP, parts);
+            u64::from_be_bytes([a, b, c, d, e, f, g, h])
         })
     }
+}
+
+fn hmac(key: &[u8; 32], label: &str, parts: &[&[u8]]) -> [u8; 32] {
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
+        panic!("HMAC takes keys of any length");
+    };
+    for part in [label.as_bytes()].iter().chain(parts) {
+        mac.update(&length(part));
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
 }
 
 #[cfg(test)]
@@ -45,5 +59,9 @@ mod tests {
         let key = Key::random();
         assert_ne!(key.borrow().mac(&[b"ab", b"c"]), key.borrow().mac(&[b"a", b"bc"]));
         assert_ne!(key.borrow().mac(&[b"a"]), Key::random().borrow().mac(&[b"a"]));
+        let key = Key::random();
+        assert_eq!(key.borrow().mark(&[b"ab", b"c"]), key.borrow().mark(&[b"ab", b"c"]));
+        assert_ne!(key.borrow().mark(&[b"ab", b"c"]), key.borrow().mark(&[b"a", b"bc"]));
+        assert_ne!(key.borrow().mark(&[b"a"]), Key::random().borrow().mark(&[b"a"]));
     }
 }

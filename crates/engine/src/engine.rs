@@ -22,8 +22,8 @@ use crate::lease::Kept;
 use crate::ledger::{Export, Replayed};
 use crate::{
     AppliedRegister, Description, DetokenizeRequest, EngineError, ErasureFilter, ErasureRequest, ErasureView,
-    Fact, GateReason, LogVerdict, Opened, Preview, Pruned, Standing, Status, TokenizeRequest, Tokenized, Who,
-    open, restore,
+    Fact, GateReason, LogVerdict, LookupRequest, Matches, Opened, Preview, Pruned, Standing, Status,
+    TokenizeRequest, Tokenized, Who, open, restore,
 };
 
 /// How a vault runs.
@@ -55,6 +55,10 @@ pub struct Options {
     pub queue_max: usize,
     /// Events in one frame.
     pub commit_events_max: usize,
+    /// Look-ups that each principal may make a second, over time.
+    pub lookup_per_second: u32,
+    /// And at once.
+    pub lookup_burst: u32,
     /// Principals that may everything at the admin endpoint.
     pub admins: Vec<String>,
     /// What announcements say they come from.
@@ -93,6 +97,8 @@ impl Options {
             erase_batch_ms: 50,
             queue_max: 1_024,
             commit_events_max: 4_096,
+            lookup_per_second: 10,
+            lookup_burst: 100,
             admins: vec![],
             source: "cloakroom".to_owned(),
             bus: BusOptions::Off,
@@ -248,6 +254,24 @@ impl Engine {
         tokens: &[String],
     ) -> Result<Vec<Result<Description, Refusal>>, CallRefusal> {
         self.house.describe(principal, controller, tokens).await
+    }
+
+    /// Finds tokens by value, for fields that the register marks for it.
+    ///
+    /// # Errors
+    /// As [`Engine::tokenize`]; [`CallRefusal::Unavailable`] until all values were read after a start,
+    /// [`CallRefusal::Exhausted`] beyond the principal's rate.
+    pub async fn lookup(
+        &self,
+        principal: &str,
+        request: LookupRequest,
+    ) -> Result<Vec<Result<Matches, Refusal>>, CallRefusal> {
+        self.house.lookup(principal, request).await
+    }
+
+    /// Whether tokens can be found by value yet, and how many values are in the table.
+    pub fn lookup_figures(&self) -> (bool, u64) {
+        self.house.state.lookups.figures()
     }
 
     /// Puts new values behind tokens; answers with their versions once the former values are destroyed.

@@ -50,6 +50,7 @@ pub(crate) struct House {
     pub(crate) kafka_bootstrap: String,
     pub(crate) bus: Option<BusConfig>,
     pub(crate) disk: Disk,
+    pub(crate) lookup_rate: crate::lookup::Rate,
     /// What operators ask of the writer.
     pub(crate) orders: mpsc::Sender<Asked>,
     /// Why the gate must close although the vault runs.

@@ -3,7 +3,7 @@
 //! `core` decides, this does: it seals and opens, commits in the order of erasure.md, tells the others and
 //! collects what they answer. It knows no wire format of services and no files but through `store`.
 //!
-//! - verbs: [`tokenize`], [`detokenize`], [`describe`], `rectify`, `release`, [`fact`], [`erase`],
+//! - verbs: [`tokenize`], [`detokenize`], [`describe`], [`lookup`], `rectify`, `release`, [`fact`], [`erase`],
 //!   [`registers`], [`downstreams`], [`view`] (erasures and certificates), [`status`] (and `log verify`)
 //! - [`Engine::log_checkpoint`] and on: `proof` (the log's Merkle tree, its tiles and proofs), `prune`
 //! - the way in: `proposal` (what a verb asks for), `writer` (the one task that commits), [`durable`]
@@ -34,6 +34,7 @@ mod idempotency;
 pub mod keys;
 mod lease;
 pub mod ledger;
+pub mod lookup;
 mod mutants;
 pub mod open;
 mod projection;
@@ -67,6 +68,7 @@ pub use error::EngineError;
 pub use fact::Fact;
 pub use keys::KeysView;
 pub use ledger::Replayed;
+pub use lookup::{LookupItem, LookupRequest, Match, Matches};
 pub use open::Opened;
 pub use prune::Pruned;
 pub use registers::AppliedRegister;

@@ -455,6 +455,7 @@ fn start_tasks(
         },
         bus: bus.clone(),
         disk: stores.disk,
+        lookup_rate: crate::lookup::Rate::new(options.lookup_per_second, options.lookup_burst),
         orders,
         gated: watch::channel(None).0,
     });
@@ -481,6 +482,7 @@ fn start_tasks(
         tokio::spawn(sync_access(Arc::clone(&house.access), options.access_sync_ms, stopped.clone())),
         tokio::spawn(collect::sweep(Arc::clone(&house), stopped.clone())),
         tokio::spawn(crate::proof::follow(Arc::clone(&house), stopped.clone())),
+        tokio::spawn(crate::lookup::keep(Arc::clone(&house), stopped.clone())),
     ];
     if let Some(config) = bus {
         tasks.push(tokio::spawn(announce::run(

@@ -9,6 +9,7 @@ use cloakroom_crypto::{Key, KeyRef, role};
 use tokio::sync::oneshot;
 
 use crate::durable::Durable;
+use crate::lookup::Mark;
 
 /// Marks a number as "the draft at this place of the same proposal".
 const RELATIVE: u64 = 1 << 63;
@@ -50,17 +51,19 @@ pub(crate) struct Draft {
     pub(crate) body: Body,
     /// The key for its slot, and the part of the tree that gives it one.
     pub(crate) key: Option<(Subtree, NewKey)>,
+    /// For a value: how it will be found.
+    pub(crate) mark: Option<Mark>,
     /// A register of a new controller: the writer gives it a subtree.
     pub(crate) new_subtree: bool,
 }
 
 impl Draft {
     pub(crate) fn of(body: Body) -> Self {
-        Self { body, key: None, new_subtree: false }
+        Self { body, key: None, mark: None, new_subtree: false }
     }
 
     pub(crate) fn with_key(body: Body, subtree: Subtree, key: NewKey) -> Self {
-        Self { body, key: Some((subtree, key)), new_subtree: false }
+        Self { body, key: Some((subtree, key)), mark: None, new_subtree: false }
     }
 }
 

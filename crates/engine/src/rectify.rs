@@ -29,11 +29,12 @@ impl House {
         controller: &str,
         items: Vec<(String, Plaintext)>,
     ) -> Result<Vec<Result<u32, Refusal>>, CallRefusal> {
+        let generation = self.state.lookups.generation();
         let controller = self.register(principal, controller)?;
         check_count(items.len())?;
         let mut steps = Vec::with_capacity(items.len());
         for (token, value) in &items {
-            steps.push(self.rectify_one(principal, &controller, token, value).await);
+            steps.push(self.rectify_one(principal, (&controller, generation), token, value).await);
         }
         let mut answers = Vec::with_capacity(steps.len());
         for step in steps {
@@ -52,7 +53,7 @@ impl House {
     async fn rectify_one(
         &self,
         principal: &str,
-        controller: &InForce,
+        (controller, generation): (&InForce, u64),
         token: &str,
         value: &Plaintext,
     ) -> Result<Step, Refusal> {
@@ -82,7 +83,9 @@ impl House {
                     self.version(resolved.number, stored).await.map_err(|error| error.for_item())?;
                 return Ok(Step::Same(version.number));
             }
-            let (draft, next) = rectification(controller, &resolved, former, value)?;
+            let (mut draft, next) = rectification(controller, &resolved, former, value)?;
+            let at = (stored.activity.as_str(), stored.field.as_str());
+            draft.mark = Some(self.mark(generation, controller, at, value));
             let guards =
                 vec![Guard::Head { aggregate: EventNumber(subject.number.0), newest: subject.newest }];
             match self.propose_fence(guards, vec![draft]).await {

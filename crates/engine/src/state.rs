@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use cloakroom_core::clock::UnixMs;
 use cloakroom_core::erasure::Erasure;
 use cloakroom_core::event::{Body, DownstreamRegistered, Event, SystemKeyKind};
+use cloakroom_core::field::FieldType;
 use cloakroom_core::ids::{EventNumber, Slot, Subtree};
 use cloakroom_core::register::Register;
 use cloakroom_crypto::sign::{SigningKey, VerifyingKey};
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use crate::EngineError;
 use crate::keys::KeysView;
 use crate::lease::Lease;
+use crate::lookup::Lookups;
 use crate::tokens::Ids;
 use crate::trace::Traces;
 
@@ -64,6 +66,8 @@ pub(crate) struct State {
     pub(crate) erasure_changes: watch::Sender<u64>,
     pub(crate) traces: Traces,
     pub(crate) last_answers: RwLock<HashMap<(String, String), UnixMs>>,
+    /// What tokens are found by.
+    pub(crate) lookups: Lookups,
 }
 
 /// What a state is made of at a start, read from log and projections.
@@ -102,6 +106,7 @@ impl State {
             erasure_changes: watch::Sender::new(0),
             traces: Traces::default(),
             last_answers: RwLock::default(),
+            lookups: Lookups::new(),
         }
     }
 
@@ -153,6 +158,17 @@ impl State {
         read(&self.rectified).get(&value).copied()
     }
 
+    /// The events whose values a fence ends, asked before it is raised.
+    pub(crate) fn ended(&self, event: &Event) -> Vec<EventNumber> {
+        let newest = |value| self.rectification(value).unwrap_or(value);
+        match &event.body {
+            Body::ValueRectified(it) => vec![newest(it.value)],
+            Body::ValuesReleased(it) => it.values.iter().map(|doomed| newest(doomed.value)).collect(),
+            Body::ErasureRequested(it) => it.values.iter().map(|doomed| newest(doomed.value)).collect(),
+            _ => vec![],
+        }
+    }
+
     /// An erasure or release that downstreams still owe answers for.
     pub(crate) fn open_erasure(&self, fence: EventNumber) -> Option<Erasure> {
         read(&self.open).get(&fence).cloned()
@@ -195,6 +211,8 @@ impl State {
             Body::RegisterApplied(it) => {
                 let register =
                     Register::parse(&it.toml).map_err(|_| EngineError::Register(it.controller.clone()))?;
+                let before = self.register(&it.controller);
+                let other = before.is_some_and(|before| looked_up(&before.register) != looked_up(&register));
                 let in_force = Arc::new(InForce {
                     register,
                     toml: it.toml.clone(),
@@ -207,6 +225,9 @@ impl State {
                     next.insert(it.controller.clone(), Arc::clone(&in_force));
                     next
                 });
+                if other {
+                    self.lookups.begin_again();
+                }
             }
             Body::DownstreamRegistered(it) => {
                 let known = Arc::new(it.clone());
@@ -261,6 +282,12 @@ impl State {
             last.insert((controller.to_owned(), ack.downstream.clone()), ack.at);
         }
     }
+}
+
+/// The fields that tokens are found by.
+fn looked_up(register: &Register) -> Vec<(&str, FieldType)> {
+    let marked = register.fields().iter().filter(|field| field.lookup);
+    marked.map(|field| (field.id.as_str(), field.field_type)).collect()
 }
 
 /// The kinds of keys that a vault must have before it serves.

@@ -83,6 +83,8 @@ pub(crate) fn check_count(count: usize) -> Result<(), CallRefusal> {
 struct Work<'a> {
     house: &'a House,
     controller: &'a InForce,
+    /// Of the look-up fields, asked for before the controller's register.
+    generation: u64,
     activity: &'a str,
     items: &'a [TokenizeItem],
 }
@@ -133,12 +135,18 @@ impl House {
         principal: &str,
         request: TokenizeRequest,
     ) -> Result<Vec<Result<Tokenized, Refusal>>, CallRefusal> {
+        let generation = self.state.lookups.generation();
         let controller = self.register(principal, &request.controller)?;
         check_count(request.items.len())?;
         text::check_idempotency_key(&request.idempotency_key)
             .map_err(|bad| CallRefusal::Invalid(format!("idempotency_key: {bad}")))?;
-        let work =
-            Work { house: self, controller: &controller, activity: &request.activity, items: &request.items };
+        let work = Work {
+            house: self,
+            controller: &controller,
+            generation,
+            activity: &request.activity,
+            items: &request.items,
+        };
         let checked: Vec<Result<(), Refusal>> =
             request.items.iter().map(|item| work.check(principal, item)).collect();
         for _ in 0..TRIES {
@@ -347,7 +355,10 @@ impl Work<'_> {
             slot: BLANK,
             sealed,
         };
-        Ok((Draft::with_key(Body::ValueStored(stored), self.controller.subtree, key), guard))
+        let at = (self.activity, item.field.as_str());
+        let mark = self.house.mark(self.generation, self.controller, at, &item.value);
+        let draft = Draft::with_key(Body::ValueStored(stored), self.controller.subtree, key);
+        Ok((Draft { mark: Some(mark), ..draft }, guard))
     }
 
     async fn commit(

@@ -21,6 +21,7 @@ use crate::EngineError;
 use crate::durable::Durable;
 use crate::keys::Asked;
 use crate::lease::Held;
+use crate::lookup::Mark;
 use crate::mutants;
 use crate::projection;
 use crate::proposal::{Closed, Declined, Draft, Guard, Proposal, Written, fill, link};
@@ -105,6 +106,7 @@ struct Group {
     registers: HashSet<String>,
     new_day_key: bool,
     answers: Vec<(oneshot::Sender<Written>, Vec<EventNumber>)>,
+    marks: Vec<(EventNumber, Mark)>,
     fences: Vec<OpenFence>,
     urgent: bool,
 }
@@ -321,6 +323,7 @@ impl Writer {
                 let slots = if kept { vec![] } else { draft.body.dooms() };
                 fences.push(OpenFence { number: *number, slots, closed: None });
             }
+            group.marks.extend(draft.mark.map(|mark| (*number, mark)));
             group.events.push(Event { at, body: draft.body });
         }
         if let Some(last) = fences.last_mut() {
@@ -365,7 +368,9 @@ impl Writer {
         };
         self.log_ends.extend(frame.ends.iter().copied());
         let numbered = || (frame.first_event.0..).map(EventNumber).zip(&group.events);
+        let ended: Vec<EventNumber> = numbered().flat_map(|(_, event)| self.state.ended(event)).collect();
         numbered().for_each(|(number, event)| self.state.raise(number, event));
+        self.state.lookups.forget(&ended);
         let mut changes = projection::changes(&frame, &group.events, self.newest_start);
         if Mutant::KeyInProjection.lives() {
             mutants::leave_a_key(&mut changes, &group.keys);
@@ -375,6 +380,7 @@ impl Writer {
         for (number, event) in numbered() {
             self.state.apply(number, event)?;
         }
+        self.state.lookups.enter(group.marks);
         for (written, numbers) in group.answers {
             drop(written.send(Ok(Durable::after_sync(numbers)))); // a caller that left has no use for it
         }

@@ -48,6 +48,10 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 pub const RESERVE_BYTES: u64 = 256 << 20;
 /// The access log reaches the disk after so long at most; the kernel has it before every answer.
 pub const ACCESS_SYNC_MS: u64 = 100;
+/// Look-ups by value that each principal may make a second: as many as a busy support desk types.
+pub const LOOKUP_PER_SECOND: u32 = 10;
+/// And at once: a list of some orders, but no directory.
+pub const LOOKUP_BURST: u32 = 100;
 /// A batch waits so long for further fences.
 pub const ERASE_BATCH_MS: u64 = 50;
 /// How often the gauges of `/metrics` are taken.
@@ -88,6 +92,8 @@ pub struct Config {
     pub access: AccessConfig,
     /// Forgetting.
     pub erase: EraseConfig,
+    /// Finding tokens by value.
+    pub lookup: LookupConfig,
     /// The bus to the downstreams.
     pub kafka: KafkaConfig,
     /// Logs, traces, metrics.
@@ -168,6 +174,16 @@ pub struct EraseConfig {
     pub batch_ms: u64,
 }
 
+/// Finding tokens by value, for each principal by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct LookupConfig {
+    /// Over time ([`LOOKUP_PER_SECOND`]).
+    pub per_second: u32,
+    /// At once ([`LOOKUP_BURST`]).
+    pub burst: u32,
+}
+
 fn here(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
@@ -189,6 +205,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             access: AccessConfig::default(),
             erase: EraseConfig::default(),
+            lookup: LookupConfig::default(),
             kafka: KafkaConfig::default(),
             telemetry: TelemetryConfig::default(),
             limits: ServeConfig::default(),
@@ -238,6 +255,12 @@ impl Default for EraseConfig {
     }
 }
 
+impl Default for LookupConfig {
+    fn default() -> Self {
+        Self { per_second: LOOKUP_PER_SECOND, burst: LOOKUP_BURST }
+    }
+}
+
 impl Config {
     /// What it says by now, read again from where it was read.
     ///
@@ -250,11 +273,11 @@ impl Config {
         Ok(Self { source: self.source.clone(), ..read })
     }
 
-    /// What the engine is opened with, besides a root holder ([`RootsConfig::open`]).
+    /// Refuses what parses and still cannot be meant, before anything is opened.
     ///
     /// # Errors
-    /// [`VaultError::Config`] for what parses and still cannot be meant.
-    pub fn engine_options(&self, holder: Arc<dyn RootHolder>) -> Result<Options, VaultError> {
+    /// [`VaultError::Config`]
+    pub fn check(&self) -> Result<(), VaultError> {
         let spiffe = |key, text: &str| match Principal::parse(text) {
             Some(_) => Ok(()),
             None => Err(VaultError::Config { key, reason: "wanted is a SPIFFE id: spiffe://domain/path" }),
@@ -266,6 +289,15 @@ impl Config {
                 "data lies in one folder with keys or roots: a backup of the one must not hold the other";
             return Err(VaultError::Config { key: "data", reason });
         }
+        self.kafka.bus_options().map(drop)
+    }
+
+    /// What the engine is opened with, besides a root holder ([`RootsConfig::open`]).
+    ///
+    /// # Errors
+    /// As [`Config::check`].
+    pub fn engine_options(&self, holder: Arc<dyn RootHolder>) -> Result<Options, VaultError> {
+        self.check()?;
         Ok(Options {
             data: self.data.clone(),
             keys: self.keys.clone(),
@@ -277,6 +309,8 @@ impl Config {
             reserve_bytes: self.store.reserve_bytes,
             access_sync_ms: self.access.sync_ms,
             erase_batch_ms: self.erase.batch_ms,
+            lookup_per_second: self.lookup.per_second,
+            lookup_burst: self.lookup.burst,
             queue_max: self.store.queue_writes_max,
             commit_events_max: self.store.commit_events_max,
             segment_bytes: SEGMENT_BYTES,

@@ -5,6 +5,7 @@ mod describe;
 mod detokenize;
 mod fact;
 mod items;
+mod lookup;
 mod rectify;
 mod release;
 mod stream;
@@ -13,7 +14,7 @@ mod tokenize;
 use cloakroom_proto::vault::v1::vault_service_server::VaultService;
 use cloakroom_proto::vault::v1::{
     DescribeRequest, DescribeResponse, DetokenizeRequest, DetokenizeResponse, DetokenizeStreamRequest,
-    DetokenizeStreamResponse, RecordFactRequest, RecordFactResponse, RectifyRequest, RectifyResponse,
+    DetokenizeStreamResponse, LookupRequest, LookupResponse, RecordFactRequest, RecordFactResponse, RectifyRequest, RectifyResponse,
     ReleaseRequest, ReleaseResponse, TokenizeRequest, TokenizeResponse, TokenizeStreamRequest,
     TokenizeStreamResponse,
 };
@@ -81,6 +82,11 @@ impl VaultService for VaultApi {
     ) -> Result<Response<DescribeResponse>, Status> {
         let caller = caller(&request)?;
         bounded(self.described(&caller, request.into_inner()).await?)
+    }
+
+    async fn lookup(&self, request: Request<LookupRequest>) -> Result<Response<LookupResponse>, Status> {
+        let (caller, trace) = (caller(&request)?, trace_of(request.metadata()));
+        bounded(self.looked_up(&caller, trace, request.into_inner()).await?)
     }
 
     async fn rectify(&self, request: Request<RectifyRequest>) -> Result<Response<RectifyResponse>, Status> {

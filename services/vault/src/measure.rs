@@ -40,6 +40,8 @@ struct Gauges {
     epoch: Gauge<u64>,
     roots_left: Gauge<u64>,
     holder_troubled: Gauge<u64>,
+    lookup_ready: Gauge<u64>,
+    lookup_values: Gauge<u64>,
 }
 
 impl Gauges {
@@ -69,10 +71,14 @@ impl Gauges {
                 "cloakroom.roots.troubled",
                 "1 while the root holder fails to make or destroy a root: no erasure gets on meanwhile.",
             ),
+            lookup_ready: gauge("cloakroom.lookup.ready", "1 once tokens can be found by value."),
+            lookup_values: gauge("cloakroom.lookup.values", "Values that tokens can be found by."),
         }
     }
 
-    fn record(&self, status: &Status) {
+    fn record(&self, status: &Status, (ready, values): (bool, u64)) {
+        self.lookup_ready.record(ready.into(), &[]);
+        self.lookup_values.record(values, &[]);
         self.events.record(status.events, &[]);
         self.slots.record(status.slots, &[]);
         self.subtrees.record(status.subtrees.into(), &[]);
@@ -96,6 +102,6 @@ pub(crate) async fn follow(engine: Engine, every: Duration, shutdown: Shutdown) 
             () = shutdown.begun() => return,
             _ = tick.tick() => {}
         }
-        gauges.record(&engine.figures());
+        gauges.record(&engine.figures(), engine.lookup_figures());
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use jiff::civil::Date;
 use unicode_normalization::UnicodeNormalization;
+use zeroize::Zeroizing;
 
 use super::mask::country_code_digits;
 use super::{FieldType, is_direction_mark};
@@ -13,77 +14,97 @@ use super::{FieldType, is_direction_mark};
 ///
 /// E-mail: NFC, trimmed, lower case. Phone: E.164 where the number says its country, its digits otherwise.
 /// Name, address, line of text: NFKC, folded, blanks collapsed. Date: ISO where it can be told. The result
-/// is as personal as the value: wipe it, write it nowhere.
+/// is as personal as the value: wipe it, write it nowhere. What was made on the way is wiped here.
 pub fn normalise(field: FieldType, value: &str) -> String {
-    match field {
-        FieldType::Email => value.trim().nfc().collect::<String>().to_lowercase().nfc().collect(),
+    let mut normal = match field {
+        FieldType::Email => {
+            let plain = gather(value.trim().nfc());
+            gather(Zeroizing::new(plain.to_lowercase()).nfc())
+        }
         FieldType::Phone => e164(value),
         FieldType::FullName | FieldType::PostalAddress | FieldType::Text => fold(value),
         FieldType::BirthDate => iso_date(value.trim()),
         FieldType::Digits | FieldType::DocumentNumber | FieldType::Iban => {
-            let plain: String = fold(value).chars().filter(|c| c.is_alphanumeric()).collect();
-            plain.to_uppercase().nfkc().collect()
+            let plain = gather(fold(value).chars().filter(|c| c.is_alphanumeric()));
+            gather(Zeroizing::new(plain.to_uppercase()).nfkc())
         }
         FieldType::IpAddress => {
             let text = value.trim();
-            text.parse::<IpAddr>()
-                .map_or_else(|_| text.to_lowercase(), |address| address.to_canonical().to_string())
+            Zeroizing::new(
+                text.parse::<IpAddr>()
+                    .map_or_else(|_| text.to_lowercase(), |address| address.to_canonical().to_string()),
+            )
         }
-        FieldType::Code => value.trim().to_owned(),
-        FieldType::FreeText => value.nfc().collect(),
+        FieldType::Code => Zeroizing::new(value.trim().to_owned()),
+        FieldType::FreeText => gather(value.nfc()),
+    };
+    std::mem::take(&mut *normal)
+}
+
+/// The characters as one text; what it outgrows is wiped.
+fn gather(chars: impl IntoIterator<Item = char>) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(64));
+    for c in chars {
+        if text.capacity().saturating_sub(text.len()) < c.len_utf8() {
+            let mut wider = Zeroizing::new(String::with_capacity(text.capacity().saturating_mul(2)));
+            wider.push_str(&text);
+            text = wider;
+        }
+        text.push(c);
     }
+    text
 }
 
 /// Compatibility forms, case (by way of the upper case, so that ß, ẞ and ss meet) and blanks made one.
-fn fold(value: &str) -> String {
-    let plain: String = value.nfkc().filter(|c| !is_direction_mark(*c)).collect();
-    let folded: String = plain.to_lowercase().to_uppercase().to_lowercase().nfkc().collect();
-    folded.split_whitespace().collect::<Vec<_>>().join(" ")
+fn fold(value: &str) -> Zeroizing<String> {
+    let plain = gather(value.nfkc().filter(|c| !is_direction_mark(*c)));
+    let lower = Zeroizing::new(plain.to_lowercase());
+    let upper = Zeroizing::new(lower.to_uppercase());
+    let folded = gather(Zeroizing::new(upper.to_lowercase()).nfkc());
+    let words = folded.split_whitespace().enumerate();
+    gather(words.flat_map(|(at, word)| (at > 0).then_some(' ').into_iter().chain(word.chars())))
 }
 
 /// `+` and digits for a number that begins with `+` or `00`, without the `(0)` that some write after the
 /// country code; the plain digits for any other. An extension keeps its own digits after an `x`.
-fn e164(value: &str) -> String {
-    let text: String = value.nfkc().filter(|c| !is_direction_mark(*c) && !c.is_whitespace()).collect();
+fn e164(value: &str) -> Zeroizing<String> {
+    let text = gather(value.nfkc().filter(|c| !is_direction_mark(*c) && !c.is_whitespace()));
     let (number, extension) = match text.find(['x', 'X', '#', ';', ',', 'e']) {
         Some(at) => text.split_at(at),
         None => (text.as_str(), ""),
     };
-    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+    let digits = |text: &str| gather(text.chars().filter(char::is_ascii_digit));
     let has_plus = number.chars().find(|c| *c == '+' || c.is_ascii_digit()) == Some('+');
     let all = digits(number);
-    let mut normal = if has_plus || all.starts_with("00") {
-        let rest = digits(&number.replace("(0)", ""));
+    let national = if has_plus || all.starts_with("00") {
+        let rest = digits(&Zeroizing::new(number.replace("(0)", "")));
         let rest = if has_plus { rest.as_str() } else { rest.strip_prefix("00").unwrap_or(&rest) };
-        format!("+{}", without_trunk_zero(rest))
+        gather("+".chars().chain(without_trunk_zero(rest).chars()))
     } else {
         all
     };
     let extension = digits(extension);
-    if !extension.is_empty() {
-        normal.push('x');
-        normal.push_str(&extension);
-    }
-    normal
+    let mark = if extension.is_empty() { "" } else { "x" };
+    gather(national.chars().chain(mark.chars()).chain(extension.chars()))
 }
 
 /// `+44 020 …` is `+44 20 …`; Italy (39) and a few others keep the zero, so only the certain ones lose it.
-fn without_trunk_zero(digits: &str) -> String {
+fn without_trunk_zero(digits: &str) -> Zeroizing<String> {
     const DROPS_ZERO: &[&str] = &["31", "32", "33", "41", "43", "44", "46", "49", "61", "353"];
     match digits.split_at_checked(country_code_digits(digits)) {
         Some((country, national)) if DROPS_ZERO.contains(&country) => {
-            format!("{country}{}", national.trim_start_matches('0'))
+            gather(country.chars().chain(national.trim_start_matches('0').chars()))
         }
-        _ => digits.to_owned(),
+        _ => gather(digits.chars()),
     }
 }
 
-fn iso_date(text: &str) -> String {
-    match read_date(text) {
+fn iso_date(text: &str) -> Zeroizing<String> {
+    Zeroizing::new(match read_date(text) {
         Some(Dated::Day(date)) => date.to_string(),
         Some(Dated::Month { year, month }) => format!("{year:04}-{month:02}"),
         _ => text.to_owned(),
-    }
+    })
 }
 
 /// What a date of birth says.

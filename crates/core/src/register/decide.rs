@@ -222,6 +222,24 @@ impl Register {
         self.decisions.may(Verb::Release, principal, activity, field)
     }
 
+    /// The activities under which a principal may find tokens by a field's value.
+    ///
+    /// # Errors
+    /// As [`Register::may_write`]; [`Denied::NotGranted`] where there is none.
+    pub fn may_look_up(&self, principal: &str, field: &str) -> Result<Vec<&str>, Denied> {
+        let all = &self.decisions;
+        let principal = *all.principals.get(principal).ok_or(Denied::NotGranted)?;
+        let field = *all.fields.get(field).ok_or(Denied::UnknownField)?;
+        let may = |activity: &&str| {
+            let at = all.activities.get(*activity);
+            at.is_some_and(|at| all.does.contains(&(principal, *at, field, Verb::Lookup)))
+        };
+        let found: Vec<&str> =
+            self.activities().iter().map(|activity| activity.id.as_str()).filter(may).collect();
+        granted(!found.is_empty())?;
+        Ok(found)
+    }
+
     /// Whether a principal may record facts under an activity.
     ///
     /// # Errors

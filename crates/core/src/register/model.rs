@@ -142,14 +142,23 @@ pub enum Verb {
     Rectify,
     /// Forget single tokens.
     Release,
+    /// Find tokens by value.
+    Lookup,
     /// Record facts that retention counts from.
     RecordFact,
 }
 
 impl Verb {
     /// All verbs.
-    pub const ALL: &'static [Verb] =
-        &[Verb::Write, Verb::Read, Verb::ReadMasked, Verb::Rectify, Verb::Release, Verb::RecordFact];
+    pub const ALL: &'static [Verb] = &[
+        Verb::Write,
+        Verb::Read,
+        Verb::ReadMasked,
+        Verb::Rectify,
+        Verb::Release,
+        Verb::Lookup,
+        Verb::RecordFact,
+    ];
 
     /// The name that registers use.
     pub fn name(self) -> &'static str {
@@ -159,6 +168,7 @@ impl Verb {
             Verb::ReadMasked => "read_masked",
             Verb::Rectify => "rectify",
             Verb::Release => "release",
+            Verb::Lookup => "lookup",
             Verb::RecordFact => "record_fact",
         }
     }

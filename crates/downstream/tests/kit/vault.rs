@@ -258,5 +258,6 @@ impl VaultService for FakeVault {
         rectify(RectifyRequest) -> RectifyResponse;
         release(ReleaseRequest) -> ReleaseResponse;
         record_fact(RecordFactRequest) -> RecordFactResponse;
+        lookup(LookupRequest) -> LookupResponse;
     }
 }

@@ -12,6 +12,7 @@ mod holder;
 mod house;
 mod lease;
 mod ledger;
+mod lookup;
 mod power;
 mod prove;
 mod restart;

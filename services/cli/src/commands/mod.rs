@@ -16,6 +16,7 @@ pub(crate) mod import;
 mod keys;
 mod ledger;
 mod log;
+mod lookup;
 mod rectify;
 mod register;
 mod release;
@@ -39,6 +40,7 @@ pub(crate) enum Command {
     Tokenize(tokenize::Tokenize),
     Detokenize(detokenize::Detokenize),
     Describe(describe::Describe),
+    Lookup(lookup::Lookup),
     Rectify(rectify::Rectify),
     Release(release::Release),
     Fact(fact::Fact),
@@ -76,6 +78,7 @@ impl Command {
             Self::Tokenize(command) => command.run(settings, output).await,
             Self::Detokenize(command) => command.run(settings, output).await,
             Self::Describe(command) => command.run(settings, output).await,
+            Self::Lookup(command) => command.run(settings, output).await,
             Self::Rectify(command) => command.run(settings, output).await,
             Self::Release(command) => command.run(settings, output).await,
             Self::Fact(command) => command.run(settings, output).await,

@@ -217,7 +217,7 @@ async fn bytes_that_are_no_message_are_the_callers_fault_and_are_not_repeated() 
 async fn what_nobody_serves_is_unimplemented() {
     let house = Setting::new().await;
     let mut client = tonic::client::Grpc::new(house.vault_channel("orders").await);
-    for path in ["/cloakroom.vault.v1.VaultService/Lookup", "/cloakroom.admin.v1.AdminService/GetStatus"] {
+    for path in ["/cloakroom.vault.v1.VaultService/Guess", "/cloakroom.admin.v1.AdminService/GetStatus"] {
         client.ready().await.unwrap();
         let path = http::uri::PathAndQuery::from_static(path);
         let status = client.unary(Request::new(Vec::new()), path, Raw).await.unwrap_err();
