@@ -80,8 +80,8 @@ pub(crate) struct Account {
     pub(crate) at_last: HashMap<String, Option<String>>,
     /// All the log's bytes as they are in the end.
     pub(crate) log: Vec<u8>,
-    /// The operation with which the last life began.
-    pub(crate) last_start: u64,
+    /// The operations with which lives began, oldest first.
+    pub(crate) starts: Vec<u64>,
     /// Files that a start wrote to before it had synced what it found there.
     pub(crate) believed: usize,
     life: usize,
@@ -93,6 +93,11 @@ impl Account {
         let token = self.texts.get(text).filter(|fate| fate.stored).map(|fate| &fate.token);
         let last = token.and_then(|token| self.at_last.get(token));
         last.is_some_and(|last| last.as_deref() != Some(text))
+    }
+
+    /// The operation with which the last life began.
+    pub(crate) fn last_start(&self) -> u64 {
+        self.starts.last().copied().unwrap_or_default()
     }
 
     pub(crate) fn read(journal: &Path) -> Self {
@@ -120,7 +125,7 @@ impl Account {
     fn watch(&mut self, images: &Images, op: &Op, unsynced: &mut HashSet<FileId>) {
         match &op.what {
             What::Started => {
-                self.last_start = op.at;
+                self.starts.push(op.at);
                 let stores = ["data/log", "keys/tree/db", "copies/data/copies/db"];
                 let found =
                     images.names().filter(|(path, _)| stores.iter().any(|store| path.starts_with(store)));

@@ -37,7 +37,8 @@ pub(crate) struct Cells {
     pub(crate) erased_later_roots: Count,
     pub(crate) never_acknowledged: Count,
     pub(crate) abandoned: Count,
-    /// With a root that was destroyed before they were sent: none.
+    /// With a root from before a start that came before they were sent: none. Within one life an erasure gives
+    /// fresh keys to the paths of what dies alone, and a leaf that others share goes on under its key.
     pub(crate) born_later: Count,
     /// All.
     pub(crate) unerased: Count,
@@ -92,7 +93,7 @@ impl Findings {
             in_clear: self.now.in_clear.len(),
             // A restored folder hands out again what the abandoned branch had.
             shared_slots: if self.abandoned.is_empty() { self.now.shared_slots } else { 0 },
-            old_roots: self.now.roots.iter().filter(|root| root.made_at < self.account.last_start).count(),
+            old_roots: self.now.roots.iter().filter(|root| root.made_at < self.account.last_start()).count(),
             believed: self.account.believed,
         }
     }
@@ -121,12 +122,13 @@ impl Findings {
         read.filter(|(text, root)| too_early(text, root)).map(|(text, _)| text).collect()
     }
 
-    /// How much was read with a root that was gone before it was sent.
+    /// How much was read with a root that was made before a start which came before it was sent.
     fn born_later(&self) -> usize {
         let later = self.destroyed.recovered.iter().filter(|read| {
             let sent = self.account.texts.get(&read.text).map(|fate| fate.sent_at);
-            let gone = self.destroyed.roots.get(read.roots_before).and_then(|root| root.gone_at);
-            sent.zip(gone).is_some_and(|(sent, gone)| sent > gone)
+            let made = self.destroyed.roots.get(read.roots_before).map(|root| root.made_at);
+            let (Some(sent), Some(made)) = (sent, made) else { return false };
+            self.account.starts.iter().any(|start| made < *start && *start < sent)
         });
         later.count()
     }
@@ -146,7 +148,7 @@ impl Cells {
             (none(self.erased_later_roots), "adversary: something of the erased was read with a later root"),
             (none(self.never_acknowledged), "adversary: what was never acknowledged was read"),
             (none(self.abandoned), "adversary: something of an abandoned branch was read"),
-            (none(self.born_later), "adversary: a destroyed root opened what was born after it"),
+            (none(self.born_later), "adversary: a root from before a start opened what was born after it"),
             (all(self.unerased), "kill: an unerased value could not be read"),
             (all(self.control), "control: a destroyed root does not open what it should"),
             (self.guessed == 0, "dictionary: a name was guessed from a hash"),

@@ -76,7 +76,7 @@ fn print(cells: &Cells) {
     row("read of the erased, with their epoch's root and all later", cells.erased_later_roots, "0");
     row("read of what was never acknowledged", cells.never_acknowledged, "0");
     row("read of an abandoned branch", cells.abandoned, "0");
-    row("read with a root destroyed before it was sent", cells.born_later, "0");
+    row("read with a root from before the start it was sent after", cells.born_later, "0");
     row("read of the unerased", cells.unerased, "all");
     row("control: erased, with the destroyed roots given back", cells.control, "all");
     for (what, found) in [
