@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cloakroom_core::ids::{RootId, TreeId};
 use cloakroom_crypto::{Key, random};
@@ -81,6 +81,17 @@ impl Token {
     fn tokens(&self) -> PathBuf {
         self.folder.join("tokens")
     }
+
+    /// A process is logged in until its last session has ended, and nobody asks for a PIN before that: the
+    /// session of a holder that was just dropped ends on its own thread.
+    async fn until_refused(&self) -> Result<(), &'static str> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !matches!(Pkcs11Holder::open(self.options()).map(drop), Err(HolderError::Refused(_))) {
+            assert!(Instant::now() < deadline, "a wrong PIN is not refused");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
 }
 
 impl Bench for Token {
@@ -93,6 +104,10 @@ impl Bench for Token {
     }
 
     fn trouble(&self, trouble: Trouble) -> Answer<'_, Result<(), &'static str>> {
+        if trouble == Trouble::Refuses {
+            self.wrong_pin.store(true, Ordering::SeqCst);
+            return Answer::later(self.until_refused());
+        }
         Answer::now(match trouble {
             Trouble::Slow => {
                 Err("SoftHSM is a library in this process; the desk's own tests have a slow device")
@@ -102,10 +117,7 @@ impl Bench for Token {
                 std::fs::rename(self.tokens(), self.folder.join("gone")).unwrap();
                 Ok(())
             }
-            Trouble::Refuses => {
-                self.wrong_pin.store(true, Ordering::SeqCst);
-                Ok(())
-            }
+            Trouble::Refuses => Ok(()),
         })
     }
 
