@@ -61,6 +61,7 @@ pub async fn start(
     telemetry: &Telemetry,
     shutdown: Shutdown,
 ) -> Result<Running, VaultError> {
+    config.check()?;
     let identity = Identity::follow(config.tls.clone(), &shutdown)?;
     let bound = Bound::to(&config).await?;
     let addresses = bound.addresses();
