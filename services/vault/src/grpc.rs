@@ -14,9 +14,9 @@ mod tokenize;
 use cloakroom_proto::vault::v1::vault_service_server::VaultService;
 use cloakroom_proto::vault::v1::{
     DescribeRequest, DescribeResponse, DetokenizeRequest, DetokenizeResponse, DetokenizeStreamRequest,
-    DetokenizeStreamResponse, LookupRequest, LookupResponse, RecordFactRequest, RecordFactResponse, RectifyRequest, RectifyResponse,
-    ReleaseRequest, ReleaseResponse, TokenizeRequest, TokenizeResponse, TokenizeStreamRequest,
-    TokenizeStreamResponse,
+    DetokenizeStreamResponse, LookupRequest, LookupResponse, RecordFactRequest, RecordFactResponse,
+    RectifyRequest, RectifyResponse, ReleaseRequest, ReleaseResponse, TokenizeRequest, TokenizeResponse,
+    TokenizeStreamRequest, TokenizeStreamResponse,
 };
 use cloakroom_runtime::shutdown::Shutdown;
 use tonic::{Request, Response, Status, Streaming};
