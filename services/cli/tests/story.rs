@@ -62,7 +62,7 @@ fn the_story_holds_and_nothing_outlives_it() {
         "the signature holds",
         "ERASED",
         "mail sends her nothing any more",
-        "10  The nightly backup is made",
+        " 8  The nightly backup is made",
         "14  Nothing of her is on this disk",
         "15  Yesterday's backup comes back",
         "she is ERASED there too",
