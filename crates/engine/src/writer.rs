@@ -381,6 +381,8 @@ impl Writer {
             self.state.apply(number, event)?;
         }
         self.state.lookups.enter(group.marks);
+        // Whoever is answered finds the log as long as the answer says.
+        self.state.events.send_replace(self.tail.events);
         for (written, numbers) in group.answers {
             drop(written.send(Ok(Durable::after_sync(numbers)))); // a caller that left has no use for it
         }
@@ -388,7 +390,6 @@ impl Writer {
             self.oldest_fence.get_or_insert_with(Instant::now);
             self.fences.extend(group.fences);
         }
-        self.state.events.send_replace(self.tail.events);
         Ok(())
     }
 
