@@ -348,12 +348,21 @@ pub async fn one_owner_at_a_time(bench: &impl Bench) {
 pub async fn of_many_that_start_at_once_one_owns(bench: &impl Bench) {
     let tree = tree();
     let holders = join_all((0..4).map(|_| open(bench))).await;
-    let answers = join_all(holders.iter().map(|holder| holder.own(tree))).await;
-    let owners: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().ok()).collect();
-    assert_eq!(owners.len(), 1, "{answers:?}");
-    for answer in &answers {
-        assert!(matches!(answer, Ok(_) | Err(HolderError::Owned(_))), "{answer:?}");
+    // A device that many write to at once may fail a call (SoftHSM does). Then nobody may own the tree, and
+    // whoever failed starts again.
+    for _ in 0..10 {
+        let answers = join_all(holders.iter().map(|holder| holder.own(tree))).await;
+        let owners = answers.iter().filter(|answer| answer.is_ok()).count();
+        assert!(owners <= 1, "{answers:?}");
+        for answer in &answers {
+            use HolderError::{Io, Owned, Unreachable};
+            assert!(matches!(answer, Ok(_) | Err(Owned(_) | Unreachable(_) | Io { .. })), "{answer:?}");
+        }
+        if owners == 1 {
+            return;
+        }
     }
+    panic!("ten times nobody could own the tree");
 }
 
 /// See the name.
