@@ -68,7 +68,7 @@ impl Writer {
         self.tell();
         let answer = match refused {
             Some(refused) => Err(refused),
-            None => self.keys_view().await,
+            None => Ok(self.keys_view().await),
         };
         drop(asked.answer.send(answer)); // whoever left has no use for it
         Ok(())
@@ -123,11 +123,17 @@ impl Writer {
         };
     }
 
-    async fn keys_view(&self) -> Result<KeysView, String> {
-        let held = self.tree.holder().list(self.tree.state().tree).await;
-        let held = held.map_err(|error| EngineError::from(Fault::from(error)).chain())?;
-        let view = crate::state::read(&self.state.keys).clone();
-        Ok(KeysView { roots_held: held.len() as u64, ..view })
+    /// The view with what only the holder knows; one that does not answer is trouble to be told, too.
+    async fn keys_view(&self) -> KeysView {
+        let mut view = self.state.keys_view();
+        match self.tree.holder().list(self.tree.state().tree).await {
+            Ok(held) => view.roots_held = held.len() as u64,
+            Err(error) if view.trouble.is_empty() => {
+                view.trouble = EngineError::from(Fault::from(error)).chain()
+            }
+            Err(_) => {}
+        }
+        view
     }
 }
 

@@ -2,8 +2,8 @@
 //! that could not renew stops reads and writes before it ends. Time is that since the machine started, which goes
 //! on while the machine sleeps: who wakes too late finds its ownership ended, before anybody has told it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cloakroom_core::ids::TreeId;
@@ -29,11 +29,22 @@ const PATIENCE: u32 = 4;
 pub(crate) struct Lease {
     /// Nanoseconds since the machine started.
     ends_at: AtomicU64,
+    /// What its holder lacked when it was last asked to renew.
+    ailment: Mutex<Option<String>>,
 }
 
 impl Lease {
     fn until(end: Option<Duration>) -> Self {
-        Self { ends_at: AtomicU64::new(end.map_or(u64::MAX, nanos)) }
+        Self { ends_at: AtomicU64::new(end.map_or(u64::MAX, nanos)), ailment: Mutex::default() }
+    }
+
+    /// What is wrong with whoever grants it, for people to read, while reads and writes go on.
+    pub(crate) fn ailment(&self) -> Option<String> {
+        self.ailment.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn ails(&self, ailment: Option<String>) {
+        *self.ailment.lock().unwrap_or_else(PoisonError::into_inner) = ailment;
     }
 
     /// Whether it does now. To be asked after a value was opened and before its answer, and before a write.
@@ -58,6 +69,10 @@ impl Lease {
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn not_renewed(why: &str) -> String {
+    format!("the ownership of the keys is not renewed; the vault stops when it ends: {why}")
 }
 
 /// When an ownership asked for at `asked` ends, for its owner.
@@ -233,15 +248,22 @@ impl Renewal {
             }
             pause = Some(term / RENEWALS);
             match answer {
-                Ok(Ok(())) => self.lease.prolong(end(asked, term)),
+                Ok(Ok(())) => {
+                    self.lease.prolong(end(asked, term));
+                    self.lease.ails(holder.ailment());
+                }
                 // The tree has just moved: nobody needs this ownership any more.
                 Ok(Err(HolderError::Replaced { .. })) if self.moved.has_changed().unwrap_or_default() => {}
                 Ok(Err(error @ HolderError::Replaced { .. })) => return error.to_string(),
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "the ownership of the key tree was not renewed");
+                    self.lease.ails(Some(not_renewed(&error.to_string())));
                     pause = Some(term / RETRIES);
                 }
-                Err(_) => tracing::warn!("the root holder did not answer in time to renew"),
+                Err(_) => {
+                    tracing::warn!("the root holder did not answer in time to renew");
+                    self.lease.ails(Some(not_renewed("the root holder did not answer in time")));
+                }
             }
         }
     }
@@ -251,6 +273,7 @@ impl Renewal {
         let Some(held) = self.moved.borrow_and_update().clone() else { return };
         self.term = held.holder.lease();
         self.lease.begin_anew(self.term.map(|term| end(held.asked, term)));
+        self.lease.ails(None);
         (self.holder, self.owner) = (self.term.map(|_| held.holder), held.owner);
     }
 }

@@ -115,6 +115,18 @@ impl State {
         self.lease.get().is_none_or(|lease| lease.holds())
     }
 
+    /// How the keys stand with their holder, as the writer and the renewals have seen it last.
+    pub(crate) fn keys_view(&self) -> KeysView {
+        let mut view = read(&self.keys).clone();
+        let ailment = self.lease.get().and_then(|lease| lease.ailment());
+        view.trouble = [view.trouble, ailment.unwrap_or_default()]
+            .into_iter()
+            .filter(|it| !it.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ");
+        view
+    }
+
     /// The register in force for `controller`.
     pub(crate) fn register(&self, controller: &str) -> Option<Arc<InForce>> {
         self.registers.load().get(controller).cloned()

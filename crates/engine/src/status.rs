@@ -80,7 +80,7 @@ impl House {
             true => "ok".to_owned(),
             false => "keys may reach swap: memory is not locked".to_owned(),
         };
-        let keys = crate::state::read(&self.state.keys).clone();
+        let keys = self.state.keys_view();
         let mut checks = BTreeMap::from([
             ("memory-lock".to_owned(), memory),
             ("disk".to_owned(), self.disk_check()),

@@ -142,6 +142,12 @@ pub trait RootHolder: Send + Sync {
         Answer::now(Ok(()))
     }
 
+    /// What it lacks although it works, as far as its last answers told: an operator mends that before more is
+    /// lost. Without a call.
+    fn ailment(&self) -> Option<String> {
+        None
+    }
+
     /// Gives the ownership back at a clean stop, so that the next start need not wait for its lease to end.
     ///
     /// # Errors

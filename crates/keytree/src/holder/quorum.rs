@@ -431,6 +431,19 @@ impl RootHolder for QuorumHolder {
         Answer::later(self.renew_now(tree, owner.0))
     }
 
+    fn ailment(&self) -> Option<String> {
+        let silent = self.seats.iter().filter(|seat| seat.silent.load(Ordering::Relaxed));
+        let silent: Vec<&str> = silent.map(|seat| seat.keyholder.name()).collect();
+        let (away, count, threshold) = (silent.len(), self.seats.len(), usize::from(self.threshold));
+        let left = count.saturating_sub(away).saturating_sub(threshold);
+        (away > 0).then(|| {
+            format!(
+                "{away} of {count} keyholders did not answer ({}); {left} more may be lost without losing every key",
+                silent.join(", ")
+            )
+        })
+    }
+
     fn release(&self, tree: TreeId, owner: OwnerNumber) -> Answer<'_, Result<(), HolderError>> {
         Answer::later(self.release_now(tree, owner.0))
     }
