@@ -53,6 +53,19 @@ pub(crate) enum Act {
     Last,
 }
 
+impl Act {
+    /// How many people arrive in a round of [`Act::Load`], in two requests at once.
+    pub(crate) const TOGETHER: u64 = 20;
+
+    /// How many lines the account of a [`Act::Load`] has once both requests of a round are sent.
+    pub(crate) const fn lines_until_both_sent(round: u64) -> u64 {
+        // What arrives and a new name say four lines, an erasure of one, a release and an erasure of three
+        // two each.
+        const A_ROUND: u64 = 4 + 4 + 2 + 2 + 2;
+        1 + round * A_ROUND + 2
+    }
+}
+
 /// The folders of a bench that the vault and the copies write to.
 pub(crate) const WATCHED: [&str; 6] = ["data", "keys", "roots", "copies", KAFKA, account::FOLDER];
 /// Those of them that a copy of the machine holds.
@@ -169,16 +182,17 @@ fn take(known: &mut Vec<Known>, random: &mut Sequence) -> Known {
 
 impl House {
     async fn load(&self, seed: u64, first: u64, people: u64) {
-        const TOGETHER: u64 = 20;
         let mut random = Sequence::of(seed);
         let mut known: Vec<Known> = vec![];
         let mut next = first;
         while next < first + people {
             let groups: Vec<Vec<u64>> = (0..2_u64)
-                .map(|group| next + group * TOGETHER / 2)
-                .map(|from| (from..from + TOGETHER / 2).filter(|person| *person < first + people).collect())
+                .map(|group| next + group * Act::TOGETHER / 2)
+                .map(|from| {
+                    (from..from + Act::TOGETHER / 2).filter(|person| *person < first + people).collect()
+                })
                 .collect();
-            next += TOGETHER;
+            next += Act::TOGETHER;
             let (some, others) = tokio::join!(self.arrive(groups[0].clone()), self.arrive(groups[1].clone()));
             known.extend(some.into_iter().chain(others));
             self.read(&random.pick(&known).email_token).await.unwrap();

@@ -36,6 +36,8 @@ pub(crate) struct Cells {
     /// With the root that came with their erasure, and all later ones: none.
     pub(crate) erased_later_roots: Count,
     pub(crate) never_acknowledged: Count,
+    /// With every destroyed root given back, what was never acknowledged: some, as some of it reached the disk.
+    pub(crate) never_control: Count,
     pub(crate) abandoned: Count,
     /// With a root from before a start that came before they were sent: none. Within one life an erasure gives
     /// fresh keys to the paths of what dies alone, and a leaf that others share goes on under its key.
@@ -85,6 +87,7 @@ impl Findings {
             erased: count(&|text, fate| gone(fate) || dead(text, fate), &read),
             erased_later_roots: count(&|_, fate| gone(fate), &later),
             never_acknowledged: count(&never, &read),
+            never_control: count(&never, &control),
             abandoned: count(&|_, fate| fate.stored && abandoned(fate), &read),
             born_later: Count { there: texts(&self.destroyed).len(), read: born_later },
             unerased: count(&|_, fate| fate.alive_at_last, &read),
@@ -139,6 +142,21 @@ fn texts(report: &Report) -> HashSet<&str> {
 }
 
 impl Cells {
+    /// What proves nothing because there was nothing to find.
+    pub(crate) fn hollow(&self) -> Vec<&'static str> {
+        [
+            (self.erased.there, "nothing was erased"),
+            (self.never_acknowledged.there, "everything was acknowledged"),
+            (self.never_control.read, "nothing that was never acknowledged reached the disk"),
+            (self.abandoned.there, "nothing was abandoned"),
+            (self.born_later.there, "destroyed roots open nothing"),
+            (self.unerased.there, "everything was erased"),
+        ]
+        .into_iter()
+        .filter_map(|(there, what)| (there == 0).then_some(what))
+        .collect()
+    }
+
     /// What differs from what must be; nothing if all is well.
     pub(crate) fn objections(&self) -> Vec<&'static str> {
         let none = |count: Count| count.read == 0;
