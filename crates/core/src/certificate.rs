@@ -36,7 +36,8 @@ pub struct Certificate {
     pub destroyed_unix_ms: UnixMs,
     /// When the last downstream had answered.
     pub completed_unix_ms: UnixMs,
-    /// From when on no copy of the keys can yield the values.
+    /// From when on no copy of the keys can yield the values: the end of the last key backup's escrow that reaches
+    /// them, or when they were destroyed.
     pub final_at_unix_ms: UnixMs,
     /// The root that replaced those that could.
     pub epoch: u64,
@@ -147,8 +148,7 @@ impl Certificate {
             fenced_unix_ms: erasure.requested_at,
             destroyed_unix_ms: destroyed.at,
             completed_unix_ms: completed_at,
-            // No key backup keeps a former root: what is destroyed is final at once.
-            final_at_unix_ms: destroyed.at,
+            final_at_unix_ms: destroyed.final_at,
             epoch: destroyed.epoch,
             destroy_class: destroyed.class.clone(),
             downstreams: downstreams.collect(),

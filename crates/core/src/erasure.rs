@@ -33,6 +33,10 @@ pub struct Destroyed {
     pub epoch: u64,
     /// What the root holder's destruction is worth.
     pub class: String,
+    /// When it is final: the end of the last escrow that reaches its slots, or at once.
+    pub final_at: UnixMs,
+    /// When the last such root was destroyed and probed; none while one is in escrow.
+    pub finally: Option<UnixMs>,
 }
 
 /// A downstream's newest answer about one value.
@@ -134,9 +138,22 @@ impl Erasure {
     pub fn apply(&mut self, number: EventNumber, event: &Event) {
         match &event.body {
             Body::KeysDestroyed(closed) => {
-                let class = closed.destroy_class.clone();
-                self.destroyed = Some(Destroyed { event: number, at: event.at, epoch: closed.epoch, class });
+                let later = closed.later.iter().find(|(fence, _)| *fence == self.fence);
+                self.destroyed = Some(Destroyed {
+                    event: number,
+                    at: event.at,
+                    epoch: closed.epoch,
+                    class: closed.destroy_class.clone(),
+                    final_at: later.map_or(event.at, |(_, until)| event.at.max(*until)),
+                    finally: later.is_none().then_some(event.at),
+                });
                 return; // closes many fences, belongs to no chain
+            }
+            Body::KeyBackupEnded(_) => {
+                if let Some(destroyed) = &mut self.destroyed {
+                    (destroyed.final_at, destroyed.finally) = (event.at, Some(event.at));
+                }
+                return; // as above
             }
             Body::AcksCollected(collected) => {
                 for ack in &collected.acks {
@@ -315,8 +332,12 @@ mod tests {
     }
 
     fn destroy(erasure: &mut Erasure) {
-        let closed =
-            KeysDestroyed { fences: vec![erasure.fence], epoch: 3, destroy_class: "overwritten".into() };
+        let closed = KeysDestroyed {
+            fences: vec![erasure.fence],
+            epoch: 3,
+            destroy_class: "overwritten".into(),
+            later: vec![],
+        };
         erasure.apply(EventNumber(21), &event(Body::KeysDestroyed(closed)));
     }
 

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 
 use crate::clock::UnixMs;
-use crate::ids::{EventNumber, FramePosition, Slot, StartId, SubjectNumber, Subtree, TreeId};
+use crate::ids::{
+    CommitPosition, EventNumber, FramePosition, RootId, Slot, SlotRange, StartId, SubjectNumber, Subtree,
+    TreeId,
+};
 
 /// An event with its time.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +37,9 @@ pub enum Body {
     ErasureOverdue { fence: EventNumber, previous: EventNumber },
     ErasureRedriven { fence: EventNumber, previous: EventNumber, principal: String },
     DownstreamRegistered(DownstreamRegistered),
+    KeysBackedUp(KeysBackedUp),
+    KeyBackupEnded(KeyBackupEnded),
+    KeysRestored(KeysRestored),
 }
 
 /// A start of the vault.
@@ -228,6 +234,40 @@ pub struct KeysDestroyed {
     pub epoch: u64,
     /// What the destruction of the former ones is worth.
     pub destroy_class: String,
+    /// Which of them a key backup reaches, and when the last such escrow ends.
+    pub later: Vec<(EventNumber, UnixMs)>,
+}
+
+/// The key tree was copied, its root is in escrow, and another one in its place.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // as in record/v1
+pub struct KeysBackedUp {
+    pub root: RootId,
+    pub epoch: u64,
+    pub at: CommitPosition,
+    pub ends: Vec<(Subtree, u64)>,
+    pub until: UnixMs,
+    pub principal: String,
+}
+
+/// Roots in escrow are destroyed and probed: what was erased under them is final.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // as in record/v1
+pub struct KeyBackupEnded {
+    pub backups: Vec<EventNumber>,
+    pub epoch: u64,
+    pub destroy_class: String,
+    pub fences: Vec<EventNumber>,
+}
+
+/// The key tree went on from a key backup.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // as in record/v1
+pub struct KeysRestored {
+    pub root: RootId,
+    pub at: CommitPosition,
+    pub lacking: Vec<SlotRange>,
+    pub principal: String,
 }
 
 /// What a downstream says about one token.

@@ -29,6 +29,29 @@ pub struct Slot {
     pub index: u64,
 }
 
+/// Slots of one subtree that lie side by side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotRange {
+    /// The part of the tree.
+    pub subtree: Subtree,
+    /// The first of them.
+    pub first: u64,
+    /// The first slot behind them.
+    pub end: u64,
+}
+
+impl SlotRange {
+    /// Whether `slot` is one of them.
+    pub fn contains(&self, slot: Slot) -> bool {
+        slot.subtree == self.subtree && (self.first..self.end).contains(&slot.index)
+    }
+
+    /// How many they are.
+    pub fn slots(&self) -> u64 {
+        self.end.saturating_sub(self.first)
+    }
+}
+
 macro_rules! random_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -51,6 +51,8 @@ mutants! {
     KnownByNumberAlone = "commits known by number alone",
     /// A fence closes although a former root stays.
     ClosedWhileRootLives = "a fence closed because its slots are dead though the old root lives",
+    /// A key backup's root goes on as the current one.
+    KeyBackupWithoutBatch = "a key backup without its batch",
     /// A rectification dooms no slot.
     RectifiedSlotKept = "a rectified slot never destroyed",
     /// Whoever calls may destroy, whatever its number.

@@ -3,10 +3,14 @@
 use bytes::Bytes;
 use cloakroom_core::event::{
     Ack, AckStatus, AcksCollected, Body, DoomedValue, DownstreamRegistered, ErasureCompleted,
-    ErasureRequested, Event, FactRecorded, KeysDestroyed, Outcome, RegisterApplied, RequestRemembered, Shape,
-    Started, SubjectCreated, SystemKeyKind, SystemKeyMade, ValueRectified, ValueStored, ValuesReleased,
+    ErasureRequested, Event, FactRecorded, KeyBackupEnded, KeysBackedUp, KeysDestroyed, KeysRestored,
+    Outcome, RegisterApplied, RequestRemembered, Shape, Started, SubjectCreated, SystemKeyKind,
+    SystemKeyMade, ValueRectified, ValueStored, ValuesReleased,
 };
-use cloakroom_core::ids::{EventNumber, FramePosition, Slot, StartId, SubjectNumber, Subtree, TreeId};
+use cloakroom_core::ids::{
+    CommitPosition, EventNumber, FramePosition, RootId, Slot, SlotRange, StartId, SubjectNumber, Subtree,
+    TreeId,
+};
 use cloakroom_core::refusal::Code;
 use cloakroom_proto::record::v1 as record;
 use prost::Message;
@@ -89,6 +93,27 @@ pub fn encode(event: &Event) -> Bytes {
             fences: it.fences.iter().map(|fence| fence.0).collect(),
             epoch: it.epoch,
             destroy_class: it.destroy_class.clone(),
+            later: it.later.iter().map(|(fence, at)| later(*fence, *at)).collect(),
+        }),
+        Body::KeysBackedUp(it) => record::event::Body::KeysBackedUp(record::KeysBackedUp {
+            root_id: copy(&it.root.0),
+            epoch: it.epoch,
+            at: commit(it.at),
+            ends: it.ends.iter().map(|(subtree, end)| subtree_end(*subtree, *end)).collect(),
+            until_unix_ms: it.until,
+            principal: it.principal.clone(),
+        }),
+        Body::KeyBackupEnded(it) => record::event::Body::KeyBackupEnded(record::KeyBackupEnded {
+            backups: it.backups.iter().map(|backup| backup.0).collect(),
+            epoch: it.epoch,
+            destroy_class: it.destroy_class.clone(),
+            fences: it.fences.iter().map(|fence| fence.0).collect(),
+        }),
+        Body::KeysRestored(it) => record::event::Body::KeysRestored(record::KeysRestored {
+            root_id: copy(&it.root.0),
+            at: commit(it.at),
+            lacking: it.lacking.iter().map(slot_range).collect(),
+            principal: it.principal.clone(),
         }),
         Body::AcksCollected(it) => record::event::Body::AcksCollected(record::AcksCollected {
             fence: it.fence.0,
@@ -203,6 +228,31 @@ fn decode_body(body: record::event::Body) -> Result<Body, &'static str> {
             fences: it.fences.into_iter().map(EventNumber).collect(),
             epoch: it.epoch,
             destroy_class: it.destroy_class,
+            later: it
+                .later
+                .into_iter()
+                .map(|later| (EventNumber(later.fence), later.final_at_unix_ms))
+                .collect(),
+        }),
+        Read::KeysBackedUp(it) => Body::KeysBackedUp(KeysBackedUp {
+            root: RootId::from_slice(&it.root_id).ok_or("root id")?,
+            epoch: it.epoch,
+            at: read_commit(it.at)?,
+            ends: it.ends.into_iter().map(|end| (Subtree(end.subtree), end.end)).collect(),
+            until: it.until_unix_ms,
+            principal: it.principal,
+        }),
+        Read::KeyBackupEnded(it) => Body::KeyBackupEnded(KeyBackupEnded {
+            backups: it.backups.into_iter().map(EventNumber).collect(),
+            epoch: it.epoch,
+            destroy_class: it.destroy_class,
+            fences: it.fences.into_iter().map(EventNumber).collect(),
+        }),
+        Read::KeysRestored(it) => Body::KeysRestored(KeysRestored {
+            root: RootId::from_slice(&it.root_id).ok_or("root id")?,
+            at: read_commit(it.at)?,
+            lacking: it.lacking.iter().map(read_slot_range).collect(),
+            principal: it.principal,
         }),
         Read::AcksCollected(it) => Body::AcksCollected(AcksCollected {
             fence: EventNumber(it.fence),
@@ -231,6 +281,32 @@ fn decode_body(body: record::event::Body) -> Result<Body, &'static str> {
             principal: it.principal,
         }),
     })
+}
+
+fn later(fence: EventNumber, at: i64) -> record::LaterFinal {
+    record::LaterFinal { fence: fence.0, final_at_unix_ms: at }
+}
+
+fn commit(at: CommitPosition) -> Option<record::CommitPosition> {
+    Some(record::CommitPosition { start_id: copy(&at.start.0), number: at.number })
+}
+
+fn read_commit(at: Option<record::CommitPosition>) -> Result<CommitPosition, &'static str> {
+    let at = at.ok_or("commit")?;
+    let start = StartId::from_slice(&at.start_id).ok_or("start id")?;
+    Ok(CommitPosition { start, number: at.number })
+}
+
+fn subtree_end(subtree: Subtree, end: u64) -> record::SubtreeEnd {
+    record::SubtreeEnd { subtree: subtree.0, end }
+}
+
+fn slot_range(range: &SlotRange) -> record::SlotRange {
+    record::SlotRange { subtree: range.subtree.0, first: range.first, end: range.end }
+}
+
+fn read_slot_range(range: &record::SlotRange) -> SlotRange {
+    SlotRange { subtree: Subtree(range.subtree), first: range.first, end: range.end }
 }
 
 fn copy(bytes: &[u8]) -> Bytes {

@@ -18,11 +18,16 @@
 //! | `o` fence | downstreams still owe answers |
 //! | `a` controller, 0, fence | an erasure |
 //! | `u` controller, 0, activity, 0, field | something was stored there |
+//! | `g` key backup | its root's id; the root is in escrow |
+//! | `w` fence | a key backup reaches it: not final |
+//! | `z` fence | the event that made it final |
+//! | `l` hour | the newest event of that hour, by the clock that it was written by |
 //! | `n` | events announced (the announcer's own) |
 //! | `t` | events that the Merkle tree's kept nodes cover (the tree's own) |
 //! | `t` level, index | a node of the Merkle tree, as the tile of that level holds it |
 
 use bytes::Bytes;
+use cloakroom_core::clock::UnixMs;
 use cloakroom_core::event::{Body, Event};
 use cloakroom_core::ids::{EventNumber, FramePosition, StartId, Subtree};
 use cloakroom_store::{Batch, Frame, Records};
@@ -32,6 +37,7 @@ use crate::EngineError;
 pub(crate) const APPLIED: &[u8] = b"p";
 pub(crate) const ANNOUNCED: &[u8] = b"n";
 pub(crate) const TREE: &[u8] = b"t";
+const HOUR_MS: i64 = 60 * 60 * 1_000;
 
 /// A record's key: its kind, and what it is about.
 pub(crate) fn key(kind: u8, about: &[u8]) -> Vec<u8> {
@@ -74,8 +80,28 @@ pub(crate) fn changes(frame: &Frame, events: &[Event], newest_start: Option<Star
         apply(&mut batch, at, &event.body);
         at = EventNumber(at.0.saturating_add(1));
     }
-    batch.put(APPLIED, number(at.0.saturating_sub(1)));
+    let newest = at.0.saturating_sub(1);
+    if let Some(event) = events.last() {
+        batch.put(key(b'l', &hour(event.at).to_be_bytes()), number(newest));
+    }
+    batch.put(APPLIED, number(newest));
     batch
+}
+
+/// The hour that a moment lies in, counted as moments are.
+fn hour(at: UnixMs) -> u64 {
+    u64::try_from(at.div_euclid(HOUR_MS)).unwrap_or_default()
+}
+
+/// The latest hour in which an event after `event` was written: a clock that jumped back does not take it back.
+pub(crate) async fn latest_since(records: &dyn Records, event: EventNumber) -> Result<UnixMs, EngineError> {
+    let mut latest = 0;
+    for (hour, newest) in all(records, b"l").await? {
+        if parse(&newest)? > event.0 {
+            latest = latest.max(i64::try_from(parse(&hour)?).unwrap_or_default().saturating_mul(HOUR_MS));
+        }
+    }
+    Ok(latest)
 }
 
 fn apply(batch: &mut Batch, at: EventNumber, body: &Body) {
@@ -120,12 +146,26 @@ fn apply(batch: &mut Batch, at: EventNumber, body: &Body) {
                 batch.remove(about(b'f', *fence));
                 batch.put(about(b'x', *fence), number(at.0));
             }
+            for (fence, _) in &it.later {
+                batch.put(about(b'w', *fence), Bytes::new());
+            }
+        }
+        Body::KeysBackedUp(it) => batch.put(about(b'g', at), it.root.0.to_vec()),
+        Body::KeyBackupEnded(it) => {
+            for backup in &it.backups {
+                batch.remove(about(b'g', *backup));
+            }
+            for fence in &it.fences {
+                batch.remove(about(b'w', *fence));
+                batch.put(about(b'z', *fence), number(at.0));
+            }
         }
         Body::ErasureCompleted(it) => batch.remove(about(b'o', it.fence)),
         Body::FactRecorded(_)
         | Body::AcksCollected(_)
         | Body::ErasureOverdue { .. }
-        | Body::ErasureRedriven { .. } => {}
+        | Body::ErasureRedriven { .. }
+        | Body::KeysRestored(_) => {}
     }
 }
 

@@ -492,6 +492,7 @@ impl Writer {
             fences: fences.iter().map(|fence| fence.number).collect(),
             epoch,
             destroy_class: self.tree.state().destroyed_as(),
+            later: vec![],
         });
         self.commit_now(vec![Draft::of(closing)]).await?;
         for fence in fences {

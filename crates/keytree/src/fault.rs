@@ -33,6 +33,9 @@ pub enum Fault {
     /// A former root could not be destroyed, or still opens what it wrapped. No fence may close.
     #[error("a former root is not gone")]
     RootStays(#[source] Option<HolderError>),
+    /// A key backup could not be written; nothing was changed.
+    #[error("the key backup could not be written")]
+    Backup(#[source] std::io::Error),
     /// A start found what must not be started from. Nothing was changed.
     #[error("the gate is closed")]
     Gate(#[from] GateReason),

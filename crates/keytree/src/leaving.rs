@@ -12,6 +12,7 @@ use cloakroom_core::ids::{FramePosition, RootId, TreeId};
 use cloakroom_store::Batch;
 
 use crate::Fault;
+use crate::escrow::in_escrow;
 use crate::holder::{HolderError, OwnerNumber, RootHolder};
 use crate::state::{LeftRoot, TreeState};
 use crate::writer::{Batched, TreeWriter};
@@ -102,6 +103,9 @@ impl TreeWriter {
     ) -> Result<Batched, Fault> {
         if holder.place() == self.holder.place() {
             return Err(HolderError::Refused(format!("the root lies in {} already", holder.place())).into());
+        }
+        if let Some(escrow) = self.state.escrows.first() {
+            return Err(in_escrow(escrow).into());
         }
         self.destroy_former().await?;
         let left = std::mem::replace(&mut self.holder, holder);

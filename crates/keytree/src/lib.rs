@@ -8,6 +8,7 @@
 //! - [`tree`]: reading a key, from any task
 //! - [`writer`]: inserting and destroying, by one task
 //! - `leaving`: moving to another root holder
+//! - [`escrow`]: key backups, whose roots outlive the batch for a time, and going on from one
 //! - [`start`]: what a start checks before it touches anything, and the batch it ends in
 //!
 //! Invariants (design: erasure.md):
@@ -21,6 +22,7 @@ mod cache;
 #[allow(clippy::arithmetic_side_effects, reason = "for tests")]
 pub mod disclosure;
 mod edit;
+pub mod escrow;
 mod fault;
 pub mod holder;
 pub mod layout;
@@ -31,12 +33,12 @@ mod state;
 pub mod tree;
 pub mod writer;
 
-pub use cloakroom_core::ids::{Slot, Subtree};
+pub use cloakroom_core::ids::{Slot, SlotRange, Subtree};
 pub use cloakroom_core::start::LogView;
 pub use fault::{Fault, GateReason};
 pub use holder::{FileHolder, HeldRoot, HolderError, OwnerNumber, RootHolder};
 pub use start::Found;
-pub use state::{LeftRoot, TreeState};
+pub use state::{Escrow, LeftRoot, TreeState};
 pub use tree::Tree;
 pub use writer::{Batched, TreeWriter};
 

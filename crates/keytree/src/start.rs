@@ -19,6 +19,7 @@ use cloakroom_store::{Batch, Records};
 use prost::Message;
 
 use crate::cache::Cache;
+use crate::escrow::Besides;
 use crate::holder::{HolderError, OwnerNumber, RootHolder};
 use crate::layout::{DIRECTORY, END_PREFIX, PageAddress, START_PREFIX, STATE_KEY, levels};
 use crate::leaving::{Former, own};
@@ -30,14 +31,18 @@ use crate::{Fault, GateReason, TreeOptions};
 
 /// A tree that this process owns and has looked at, nothing more.
 pub struct Found {
-    shared: Arc<Shared>,
-    holder: Arc<dyn RootHolder>,
-    owner: OwnerNumber,
-    state: Option<TreeState>,
-    tree: TreeId,
-    starts: Vec<(StartId, u64)>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) holder: Arc<dyn RootHolder>,
+    pub(crate) owner: OwnerNumber,
+    pub(crate) state: Option<TreeState>,
+    pub(crate) tree: TreeId,
+    pub(crate) starts: Vec<(StartId, u64)>,
     /// The holder that the tree moves away from.
     former: Option<Former>,
+    /// Escrows that the start's batch ends.
+    pub(crate) ended: Vec<RootId>,
+    /// Slots that died since the key backup that is being restored.
+    pub(crate) again: Vec<Slot>,
 }
 
 impl Found {
@@ -82,8 +87,10 @@ impl Found {
             commits: Sequence::default(),
             shown: Sequence::default(),
             epoch: AtomicU64::new(state.as_ref().map_or(0, |state| state.epoch)),
+            lost: RwLock::new(state.as_ref().map(|state| state.lost.clone()).unwrap_or_default()),
         });
-        Ok(Self { shared, holder, owner, state, tree, starts, former })
+        let (ended, again) = (vec![], vec![]);
+        Ok(Self { shared, holder, owner, state, tree, starts, former, ended, again })
     }
 
     /// The tree's name.
@@ -122,6 +129,16 @@ impl Found {
     /// # Errors
     /// [`Fault::Gate`] with the first reason found.
     pub async fn check(&self, log: LogView<'_>) -> Result<(), Fault> {
+        let noted = self.holder.noted(self.tree).await?;
+        self.check_noted(log, noted).await
+    }
+
+    /// The same, where the holder has noted that commit.
+    pub(crate) async fn check_noted(
+        &self,
+        log: LogView<'_>,
+        noted: Option<CommitPosition>,
+    ) -> Result<(), Fault> {
         let log = if Mutant::KnownByNumberAlone.lives() { self.by_number_alone(log) } else { log };
         let keys = self.state.as_ref().map(|state| KeyView {
             tree: self.tree,
@@ -131,11 +148,12 @@ impl Found {
                 .log
                 .filter(|recorded| !Mutant::KnownByNumberAlone.lives() || recorded.number > log.newest),
         });
-        start::check(keys, log, self.holder.noted(self.tree).await?)?;
+        start::check(keys, log, noted)?;
         let Some(state) = &self.state else { return Ok(()) };
         let (anchor, in_former) = self.unwrap_anchor(state).await?;
         if let Some(former) = self.former.as_ref().filter(|_| in_former) {
             start::check(keys, log, former.holder.noted(self.tree).await?)?;
+            self.may_leave(state)?;
         }
         let directory = self.shared.top.read().unwrap_or_else(PoisonError::into_inner).end(DIRECTORY);
         let top = PageAddress::top(DIRECTORY, levels(directory.unwrap_or_default()));
@@ -163,6 +181,9 @@ impl Found {
             destroy_class: self.holder.destroy_class().to_owned(),
             left: vec![],
             former_classes: vec![],
+            escrows: vec![],
+            restoring: None,
+            lost: vec![],
         };
         let mut writer = self.writer(start, state);
         // The directory's first page: a tree has a top page before it has a subtree.
@@ -195,6 +216,12 @@ impl Found {
         let mut doomed = if Mutant::FencesNotApplied.lives() { vec![] } else { fenced.to_vec() };
         let mut writer = self.writer(start, state);
         (writer.former_holder, writer.in_former) = (self.former.take(), in_former);
+        doomed.append(&mut self.again);
+        writer.besides.end = std::mem::take(&mut self.ended);
+        if writer.state.restoring.is_some() {
+            writer.besides.restored = true;
+            writer.besides.raise = log_ends.into_iter().flatten().map(|(at, end)| (*at, *end)).collect();
+        }
         if let Some(log_ends) = log_ends {
             if !Mutant::SlotsBeyondKept.lives() {
                 doomed.extend(start::beyond(self.ends(), log_ends));
@@ -246,6 +273,7 @@ impl Found {
             next,
             unrecorded_start,
             unreached: vec![],
+            besides: Besides::default(),
             former: vec![],
             former_holder: None,
             in_former: false,

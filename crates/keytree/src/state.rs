@@ -1,7 +1,8 @@
 //! The record that every commit writes: where the tree stands.
 
 use bytes::Bytes;
-use cloakroom_core::ids::{CommitPosition, FramePosition, RootId, StartId, TreeId};
+use cloakroom_core::clock::UnixMs;
+use cloakroom_core::ids::{CommitPosition, FramePosition, RootId, SlotRange, StartId, Subtree, TreeId};
 use cloakroom_proto::record::v1 as record;
 use prost::Message;
 
@@ -36,6 +37,27 @@ pub struct TreeState {
     pub left: Vec<LeftRoot>,
     /// What destructions were worth before, where that is something else.
     pub former_classes: Vec<String>,
+    /// Former roots that key backups need.
+    pub escrows: Vec<Escrow>,
+    /// The root of the key backup that is being restored, until its start's batch is done.
+    pub restoring: Option<RootId>,
+    /// Slots that the log names and that a restored key backup lacked.
+    pub lost: Vec<SlotRange>,
+}
+
+/// A former root that a key backup needs: no batch destroys it while it stands here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Escrow {
+    /// The root; names the backup.
+    pub root: RootId,
+    /// What it wraps: it must not open any more once the escrow has ended.
+    pub anchor: Bytes,
+    /// Its number.
+    pub epoch: u64,
+    /// When the backup was made.
+    pub made: UnixMs,
+    /// When the escrow ends.
+    pub until: UnixMs,
 }
 
 /// A root in a holder that the tree has left.
@@ -68,6 +90,9 @@ impl TreeState {
             destroy_class: self.destroy_class.clone(),
             left: self.left.iter().map(LeftRoot::encode).collect(),
             former_classes: self.former_classes.clone(),
+            escrows: self.escrows.iter().map(Escrow::encode).collect(),
+            restoring: self.restoring.map(|root| Bytes::copy_from_slice(&root.0)).unwrap_or_default(),
+            lost: self.lost.iter().map(encode_range).collect(),
         }
         .encode_to_vec()
     }
@@ -103,6 +128,17 @@ impl TreeState {
             destroy_class: read.destroy_class,
             left: read.left.into_iter().map(LeftRoot::decode).collect::<Option<_>>().ok_or_else(damaged)?,
             former_classes: read.former_classes,
+            escrows: read
+                .escrows
+                .into_iter()
+                .map(Escrow::decode)
+                .collect::<Option<_>>()
+                .ok_or_else(damaged)?,
+            restoring: match read.restoring.as_ref() {
+                [] => None,
+                root => Some(RootId::from_slice(root).ok_or_else(damaged)?),
+            },
+            lost: read.lost.iter().map(decode_range).collect(),
         })
     }
 
@@ -137,6 +173,36 @@ impl LeftRoot {
     }
 }
 
+impl Escrow {
+    fn encode(&self) -> record::EscrowedRoot {
+        record::EscrowedRoot {
+            root_id: Bytes::copy_from_slice(&self.root.0),
+            anchor: self.anchor.clone(),
+            epoch: self.epoch,
+            made_unix_ms: self.made,
+            until_unix_ms: self.until,
+        }
+    }
+
+    fn decode(read: record::EscrowedRoot) -> Option<Self> {
+        Some(Self {
+            root: RootId::from_slice(&read.root_id)?,
+            anchor: read.anchor,
+            epoch: read.epoch,
+            made: read.made_unix_ms,
+            until: read.until_unix_ms,
+        })
+    }
+}
+
+fn encode_range(range: &SlotRange) -> record::SlotRange {
+    record::SlotRange { subtree: range.subtree.0, first: range.first, end: range.end }
+}
+
+fn decode_range(range: &record::SlotRange) -> SlotRange {
+    SlotRange { subtree: Subtree(range.subtree), first: range.first, end: range.end }
+}
+
 pub(crate) fn encode_commit(at: CommitPosition) -> record::CommitPosition {
     record::CommitPosition { start_id: Bytes::copy_from_slice(&at.start.0), number: at.number }
 }
@@ -164,6 +230,9 @@ mod tests {
             destroy_class: String::new(),
             left: vec![],
             former_classes: vec![],
+            escrows: vec![],
+            restoring: None,
+            lost: vec![],
         };
         let hex = |id: &str| id.repeat(16);
         let golden = [
@@ -201,6 +270,26 @@ mod tests {
         assert_eq!(data_encoding::HEXLOWER.encode(&moved.encode()), golden);
         assert_eq!(TreeState::decode(&moved.encode()).unwrap(), moved);
         assert_eq!(moved.destroyed_as(), "overwritten+hsm");
+        let escrow = Escrow {
+            root: RootId([0x11; 16]),
+            anchor: Bytes::from_static(&[7]),
+            epoch: 4,
+            made: 1_000,
+            until: 2_000,
+        };
+        let restored = TreeState {
+            escrows: vec![escrow],
+            restoring: Some(RootId([0x22; 16])),
+            lost: vec![SlotRange { subtree: Subtree(3), first: 5, end: 300 }],
+            ..state.clone()
+        };
+        let tail =
+            ["721d0a10", &hex("11"), "120107180420e80728d00f", "7a10", &hex("22"), "82010708031005 18ac02"]
+                .concat()
+                .replace(' ', "");
+        let golden = [&data_encoding::HEXLOWER.encode(&bytes), tail.as_str()].concat();
+        assert_eq!(data_encoding::HEXLOWER.encode(&restored.encode()), golden);
+        assert_eq!(TreeState::decode(&restored.encode()).unwrap(), restored);
         let newer = TreeState::decode(&[&[8, 2], &bytes[2..]].concat());
         assert!(matches!(newer, Err(Fault::Store(cloakroom_store::StoreError::Newer { found: 2, .. }))));
         let start = crate::start::encode_start(StartId([0xee; 16]), 300);

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{Buf, Bytes};
 use cloakroom_core::ids::TreeId;
-use cloakroom_core::ids::{Slot, Subtree};
+use cloakroom_core::ids::{Slot, SlotRange, Subtree};
 use cloakroom_crypto::page::{Page, PageContext};
 use cloakroom_crypto::role::{Page as PageRole, Slotted};
 use cloakroom_crypto::{Key, KeyRef};
@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     /// The end of each, when memory takes over what the database has.
     pub(crate) shown: Sequence,
     pub(crate) epoch: AtomicU64,
+    /// Slots that a restored key backup lacked.
+    pub(crate) lost: RwLock<Vec<SlotRange>>,
 }
 
 /// What lies above all pages.
@@ -102,6 +104,19 @@ impl Tree {
     /// The first slot of a subtree that was not handed out; `None` for a subtree that does not exist.
     pub fn end(&self, subtree: Subtree) -> Option<u64> {
         self.0.end(subtree)
+    }
+
+    /// Whether a slot that is dead lost its key with the disk that the keys lay on, and not to a batch: the key
+    /// backup that was restored is older than it. Whether it was condemned besides, the log tells.
+    pub fn is_lost(&self, slot: Slot) -> bool {
+        let lost = self.0.lost.read().unwrap_or_else(PoisonError::into_inner);
+        lost.iter().any(|range| range.contains(slot))
+    }
+
+    /// How many slots a restored key backup lacked.
+    pub fn lost_slots(&self) -> u64 {
+        let lost = self.0.lost.read().unwrap_or_else(PoisonError::into_inner);
+        lost.iter().fold(0, |sum, range| sum.saturating_add(range.slots()))
     }
 
     /// The tree's name.

@@ -16,6 +16,7 @@ use cloakroom_store::Batch;
 
 use crate::Fault;
 use crate::edit::{Drawn, Edit};
+use crate::escrow::Besides;
 use crate::holder::{HolderError, OwnerNumber, RootHolder};
 use crate::layout::{DIRECTORY, FAN_OUT, PageAddress, STATE_KEY, start_key};
 use crate::leaving::Former;
@@ -48,6 +49,8 @@ pub struct TreeWriter {
     pub(crate) in_former: bool,
     /// Doomed slots that the newest batch could not get at.
     pub(crate) unreached: Vec<Slot>,
+    /// What the next batch does besides.
+    pub(crate) besides: Besides,
 }
 
 /// What a batch came to.
@@ -65,6 +68,7 @@ struct Part {
     doomed: Vec<Slot>,
     /// Subtrees on whose path to the end every page gets a fresh key.
     ends: Vec<Subtree>,
+    besides: Besides,
 }
 
 impl TreeWriter {
@@ -204,6 +208,13 @@ impl TreeWriter {
     ) -> Result<Batched, Fault> {
         self.unreached.clear();
         let mut parts = parts(doomed, ends)?;
+        let besides = std::mem::take(&mut self.besides);
+        if let Some(last) = parts.last_mut() {
+            last.besides.restored = besides.restored;
+        }
+        if let Some(first) = parts.first_mut() {
+            first.besides = Besides { restored: first.besides.restored, ..besides };
+        }
         let last = parts.pop().unwrap_or_default();
         for part in parts {
             match self.batch_part(part, may_stay, Batch::default(), log).await {
@@ -230,6 +241,10 @@ impl TreeWriter {
             if Mutant::FailedRootUsedAgain.lives() { self.oldest_but_current(root).await? } else { root };
 
         let mut edit = Edit::new(&self.shared);
+        for (subtree, end) in &part.besides.raise {
+            edit.raise(DIRECTORY, u64::from(subtree.0).saturating_add(1)).await?;
+            edit.raise(*subtree, *end).await?;
+        }
         let unreached = edit.empty(part.doomed, may_stay).await?;
         edit.rekey(&part.ends).await?;
         let mut drawn = edit.draw(next.at.number);
@@ -237,23 +252,24 @@ impl TreeWriter {
         let former = (next.root, std::mem::take(&mut next.anchor));
         next.anchor = self.holder.wrap(next.tree, root, anchor.borrow()).await?;
         next.root = root;
-        next.epoch = next.epoch.saturating_add(1);
         self.say_where(&mut next, &former);
+        next.epoch = next.epoch.saturating_add(1);
+        let former = part.besides.on_roots(&mut next, former, self.state.epoch);
         drawn.changes.extend(also);
         if Mutant::NewKeyWrappedByOld.lives()
             && let Some(anchor) = &drawn.anchor
         {
-            let wrapped = self.holder.wrap(next.tree, former.0, anchor.borrow()).await?;
+            let wrapped = self.holder.wrap(next.tree, self.state.root, anchor.borrow()).await?;
             drawn.changes.put(b"w".to_vec(), wrapped);
         }
         if Mutant::DestroyedBeforeDurable.lives() {
-            self.holder.destroy(next.tree, self.owner, former.0).await?;
+            self.holder.destroy(next.tree, self.owner, self.state.root).await?;
         }
         self.commit(next, drawn).await?;
         self.unreached.extend(unreached);
         self.in_former = false;
 
-        self.former.push(former);
+        self.former.extend(former);
         self.destroy_former().await
     }
 
@@ -268,9 +284,10 @@ impl TreeWriter {
             return Ok(());
         }
         let mut first_error = None;
+        let escrowed: Vec<RootId> = self.state.escrows.iter().map(|escrow| escrow.root).collect();
         for held in self.holder.list(self.state.tree).await.map_err(stays)? {
             let wakes = Mutant::FormerOwnerDestroys.lives() && held.root != self.state.root;
-            if (wakes || root_goes(held.root, held.owner.0, self.state.root, self.owner.0, &[]))
+            if (wakes || root_goes(held.root, held.owner.0, self.state.root, self.owner.0, &escrowed))
                 && let Err(error) = self.holder.destroy(self.state.tree, self.owner, held.root).await
             {
                 first_error.get_or_insert(error);
@@ -298,7 +315,7 @@ impl TreeWriter {
         Ok(left.map_or(root, |left| left.root))
     }
 
-    fn next_state(&self, log: Option<FramePosition>) -> TreeState {
+    pub(crate) fn next_state(&self, log: Option<FramePosition>) -> TreeState {
         TreeState {
             at: CommitPosition { start: self.start, number: self.state.at.number.saturating_add(1) },
             owner: self.owner.0,
@@ -308,7 +325,7 @@ impl TreeWriter {
     }
 
     /// Writes an edit, durably, and only then lets readers see it.
-    async fn commit(&mut self, next: TreeState, drawn: Drawn) -> Result<(), Fault> {
+    pub(crate) async fn commit(&mut self, next: TreeState, drawn: Drawn) -> Result<(), Fault> {
         let mut changes = drawn.changes;
         changes.put(STATE_KEY, next.encode());
         if self.unrecorded_start {
@@ -383,7 +400,7 @@ fn parts(doomed: &[Slot], ends: &[Subtree]) -> Result<Vec<Part>, Fault> {
     for ends in ends.chunks(LEAVES_MAX) {
         match parts.last_mut() {
             Some(part) if leaves.saturating_add(ends.len()) <= LEAVES_MAX => part.ends = ends.to_vec(),
-            _ => parts.push(Part { doomed: vec![], ends: ends.to_vec() }),
+            _ => parts.push(Part { ends: ends.to_vec(), ..Part::default() }),
         }
         leaves = LEAVES_MAX;
     }

@@ -146,6 +146,7 @@ fn bodies() -> Vec<Body> {
             fences: vec![number(303), number(304)],
             epoch: 5,
             destroy_class: "overwritten".into(),
+            later: vec![],
         }),
         Body::AcksCollected(AcksCollected {
             fence: number(303),
