@@ -10,15 +10,14 @@ use crate::drive::{Figures, Load, Pace, Until, Work, drive};
 use crate::error::LoadError;
 use crate::house::{Certs, Echo};
 use crate::machine::{Machine, measured, written_bytes};
+use crate::mixed::{Again, Mixed};
 use crate::report::{Goal, Kind, Report};
 use crate::set::Set;
-use crate::stock::{CONNECTIONS, Stock};
+use crate::stock::{CONNECTIONS, Places, Stock};
 use crate::work::{Connections, Read, Server, Write};
 
-/// People in the small vault that erasures are compared with.
-pub(crate) const SMALL_PEOPLE: u32 = 10_000;
 /// Unary calls in flight, as the goal of P1 names them.
-const UNARY_IN_FLIGHT: usize = 64;
+pub(crate) const UNARY_IN_FLIGHT: usize = 64;
 /// Open load runs at this share of the best rate: where a server is, not where it breaks.
 const OPEN_SHARE: f64 = 0.5;
 /// Batches of Detokenize: items a call, calls in flight.
@@ -26,11 +25,13 @@ const BATCHES: [(usize, usize, Kind); 2] = [(100, 16, BATCH_100), (1_000, 8, BAT
 /// People a call of Tokenize under load: 99 values.
 const WRITE_PEOPLE: u32 = 33;
 const WRITE_IN_FLIGHT: usize = 32;
-/// Erasures one at a time, a round.
+/// Erasures one at a time, a round, where the small set has people enough.
 const ERASE_ALONE: u64 = 100;
-/// Erasures in flight at once, and how many a round.
+/// Erasures in flight at once, and how many a round, where the main set has people enough.
 const ERASE_IN_FLIGHT: usize = 256;
 const ERASE_MANY: u64 = 1_500;
+/// Calls in flight of the mixed load: its erasures wait for their batches while the others go on.
+const MIXED_IN_FLIGHT: usize = 128;
 /// Each commit syncs twice: the key database, then the log.
 const SYNCS_A_COMMIT: u64 = 2;
 
@@ -65,9 +66,9 @@ const TOKENIZE: Kind = Kind {
 };
 const ERASE_LATENCY: Kind = Kind {
     id: "P5",
-    what: "RequestErasure, one at a time, p50",
+    what: "RequestErasure, one at a time, p50, large set",
     unit: " ms",
-    against: "with 10,000 people",
+    against: "small set",
     goal: Goal::RatioAtMost(2.0),
 };
 const ERASE_RATE: Kind = Kind {
@@ -83,7 +84,10 @@ pub(crate) struct Settings {
     pub(crate) program: PathBuf,
     /// Where data lies; its disk is what is measured.
     pub(crate) folder: PathBuf,
-    pub(crate) people: u32,
+    /// Where sets are kept between runs.
+    pub(crate) sets: PathBuf,
+    /// People in the small, the main and the large set.
+    pub(crate) people: [u32; 3],
     pub(crate) rounds: u64,
     /// How long each step is measured.
     pub(crate) time: Duration,
@@ -91,64 +95,72 @@ pub(crate) struct Settings {
     pub(crate) command: String,
 }
 
+impl Settings {
+    /// Erasures a round: one at a time, and many in flight.
+    fn erasures(&self) -> (u64, u64) {
+        let [small, main, _] =
+            self.people.map(|people| Set::erasable(people as usize) as u64 / self.rounds.max(1));
+        let alone = ERASE_ALONE.min(small);
+        // The mixed load takes the rest.
+        (alone, ERASE_MANY.min(main.saturating_sub(alone) / 2))
+    }
+}
+
 /// Everything that runs.
-struct Bench<'a> {
-    settings: &'a Settings,
-    echo: Echo,
-    to_echo: Connections,
-    main: Stock,
-    small: Option<Stock>,
-    report: Report,
-    seed: u64,
+pub(crate) struct Bench<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) places: Places<'a>,
+    pub(crate) echo: Echo,
+    pub(crate) to_echo: Connections,
+    pub(crate) small: Stock,
+    pub(crate) main: Stock,
+    pub(crate) large: Stock,
+    pub(crate) report: Report,
+    pub(crate) seed: u64,
 }
 
 /// Runs all rounds; `progress` is told what is going on.
 ///
 /// # Errors
 /// The first wrong answer, refused call or dead server.
-pub(crate) async fn bench(settings: &Settings, progress: impl Fn(&str)) -> Result<Report, LoadError> {
-    let erased = settings.rounds.saturating_mul(ERASE_ALONE + ERASE_MANY);
-    if erased > Set::erasable(settings.people as usize) as u64 {
-        return Err(LoadError::Usage(format!("{erased} erasures need more people than {}", settings.people)));
-    }
+pub(crate) async fn bench(settings: &Settings, progress: &dyn Fn(&str)) -> Result<Report, LoadError> {
     let machine = Machine::look();
     let folder = &settings.folder;
     let certs = Certs::issue(&folder.join("certs"))?;
+    let places = Places { program: &settings.program, certs: &certs, sets: &settings.sets };
     let echo = Echo::start(&certs, folder).await?;
     let to_echo = certs.connections(echo.address, CONNECTIONS).await?;
-    progress(&format!("tokenizing {} people, three values each", settings.people));
-    let (main, loaded) =
-        Stock::fill(&settings.program, &certs, &folder.join("main"), settings.people).await?;
-    progress(&format!("{} values in {:.1} s", main.values(), loaded.seconds));
-    let small = if settings.people > SMALL_PEOPLE {
-        progress(&format!("a small vault beside it, {SMALL_PEOPLE} people"));
-        Some(Stock::fill(&settings.program, &certs, &folder.join("small"), SMALL_PEOPLE).await?.0)
-    } else {
-        None
-    };
-    let report = Report::new(machine, main.values(), settings.command.clone());
-    let mut bench = Bench { settings, echo, to_echo, main, small, report, seed: 0 };
+    let open = async |name: &str, people| Stock::open(places, &folder.join(name), people, progress).await;
+    let [small, main, large] = settings.people;
+    let (small, main) = (open("small", small).await?, open("main", main).await?);
+    let large = open("large", large).await?;
+    let values = [&small, &main, &large].map(Stock::values);
+    let report = Report::new(machine, values, settings.command.clone());
+    let mut bench = Bench { settings, places, echo, to_echo, small, main, large, report, seed: 0 };
     for round in 1..=settings.rounds {
         progress(&format!("round {round} of {}", settings.rounds));
         bench.unary().await?;
         bench.batches().await?;
+        bench.sizes().await?;
         bench.tokenize().await?;
+        bench.mixed().await?;
         bench.erase().await?;
     }
+    progress("starts after kill -9");
+    bench.starts().await?;
     bench.echo.stop().await;
-    bench.main.vault.stop().await;
-    if let Some(small) = bench.small {
-        small.vault.stop().await;
+    for stock in [bench.small, bench.main, bench.large] {
+        stock.vault.stop().await;
     }
     Ok(bench.report)
 }
 
 impl Bench<'_> {
-    fn timed(&self, in_flight: usize, pace: Pace) -> Load {
+    pub(crate) fn timed(&self, in_flight: usize, pace: Pace) -> Load {
         Load { in_flight, pace, until: Until::Time(self.settings.time) }
     }
 
-    fn reads(&self, server: Server, batch: usize) -> Arc<Read> {
+    pub(crate) fn reads(&self, server: Server, batch: usize) -> Arc<Read> {
         let connections = match server {
             Server::Vault => &self.main.connections,
             Server::Echo => &self.to_echo,
@@ -212,11 +224,11 @@ impl Bench<'_> {
         let echo = self.driven("echo, Tokenize", Server::Echo, &work, load).await?;
 
         let pid = self.pid(Server::Vault);
-        let before = (self.main.vault.commits().await?, written_bytes(pid)?);
+        let before = (self.main.vault.verify().await?.commits, written_bytes(pid)?);
         let (figures, used) = measured(pid, self.main.write(WRITE_PEOPLE, load, self.seed)).await?;
         self.report.step("Tokenize", &figures, used);
         let written = written_bytes(pid)?.saturating_sub(before.1);
-        let commits = self.main.vault.commits().await?.saturating_sub(before.0).max(1);
+        let commits = self.main.vault.verify().await?.commits.saturating_sub(before.0).max(1);
 
         let syncs = commits.saturating_mul(SYNCS_A_COMMIT);
         let (bytes, time, folder) = (written / syncs, self.settings.time, self.settings.folder.clone());
@@ -225,28 +237,43 @@ impl Bench<'_> {
         self.report.alone("file alone, values at the vault's syncs", file);
         self.report.alone("values the vault commits at once", figures.all_items() / commits as f64);
         self.report.note(TOKENIZE, figures.rate(), Some(echo.rate().min(crypto).min(file)));
+
+        let (connections, set) = (self.main.connections.clone(), Arc::clone(&self.main.set));
+        let work = Arc::new(Again { connections, set, people: WRITE_PEOPLE });
+        self.driven("Tokenize, known people", Server::Vault, &work, load).await?;
         Ok(())
     }
 
+    async fn mixed(&mut self) -> Result<(), LoadError> {
+        let (stock, before) = (&self.main, self.main.set.condemned());
+        let work = Arc::new(Mixed {
+            connections: stock.connections.clone(),
+            set: Arc::clone(&stock.set),
+            write: Write::new(stock.connections.clone(), 1, stock.next_person()),
+            erase: stock.eraser(),
+        });
+        let load = self.timed(MIXED_IN_FLIGHT, Pace::Closed);
+        self.driven("mixed: 90 % read, 9 % write, 1 % erase", Server::Vault, &work, load).await?;
+        self.main.written(&work.write).await?;
+        self.main.erased_since(before).await
+    }
+
     async fn erase(&mut self) -> Result<(), LoadError> {
-        let alone = Load { in_flight: 1, pace: Pace::Closed, until: Until::Calls(ERASE_ALONE) };
-        let small = match &self.small {
-            Some(small) => Some(small.erase(alone, self.seed).await?.latency_ms(0.5)),
-            None => None,
-        };
-        let pid = self.pid(Server::Vault);
-        let many = Load { in_flight: ERASE_IN_FLIGHT, pace: Pace::Closed, until: Until::Calls(ERASE_MANY) };
-        for (name, load) in [("RequestErasure, alone", alone), ("RequestErasure, 256 in flight", many)] {
-            let (figures, used) = measured(pid, self.main.erase(load, self.seed)).await?;
-            self.report.step(name, &figures, used);
-            if load.in_flight == 1 {
-                if let Some(small) = small {
-                    self.report.note(ERASE_LATENCY, figures.latency_ms(0.5), Some(small));
-                }
-            } else {
-                self.report.note(ERASE_RATE, figures.rate(), None);
-            }
+        let (alone, many) = self.settings.erasures();
+        let alone = Load { in_flight: 1, pace: Pace::Closed, until: Until::Calls(alone) };
+        let many = Load { in_flight: ERASE_IN_FLIGHT, pace: Pace::Closed, until: Until::Calls(many) };
+        let mut p50 = [0.0; 3];
+        let stocks = [("small", &self.small), ("main", &self.main), ("large", &self.large)];
+        for ((name, stock), p50) in stocks.into_iter().zip(&mut p50) {
+            let (figures, used) = measured(stock.vault.pid(), stock.erase(alone, self.seed)).await?;
+            self.report.step(&format!("RequestErasure, alone, {name} set"), &figures, used);
+            *p50 = figures.latency_ms(0.5);
         }
+        let [small, _, large] = p50;
+        self.report.note(ERASE_LATENCY, large, Some(small));
+        let (figures, used) = measured(self.main.vault.pid(), self.main.erase(many, self.seed)).await?;
+        self.report.step("RequestErasure, 256 in flight", &figures, used);
+        self.report.note(ERASE_RATE, figures.rate(), None);
         Ok(())
     }
 

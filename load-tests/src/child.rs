@@ -3,12 +3,16 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::error::LoadError;
 
@@ -18,6 +22,10 @@ pub(crate) const RUN_CHILD: &str = "run-child";
 const DRAIN: Duration = Duration::from_secs(30);
 /// How long a killed one may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
+/// How long a server may take to be ready: a large store is a long way from any default.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+/// Between two looks: the resolution of a start's time.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How much of a log is shown when its server died.
 const TAIL_LINES: usize = 12;
 
@@ -91,6 +99,22 @@ impl Child {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// Waits until `GET /readyz` on its port for health says that it is ready.
+    ///
+    /// # Errors
+    /// [`LoadError::Server`] if it ends or does not get ready.
+    pub(crate) async fn ready(&mut self, health: SocketAddr) -> Result<(), LoadError> {
+        let deadline = Instant::now() + READY_WITHIN;
+        while !is_ready(health).await.unwrap_or(false) {
+            self.ended()?;
+            if Instant::now() > deadline {
+                return Err(self.failed("is not ready"));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
     /// An error that says so, if it has ended.
     pub(crate) fn ended(&mut self) -> Result<(), LoadError> {
         match self.process.try_wait() {
@@ -120,13 +144,28 @@ impl Child {
     }
 }
 
-impl Drop for Child {
-    /// Kills it and waits a moment for its end: what is dropped next is the folder that it writes in.
-    fn drop(&mut self) {
+async fn is_ready(health: SocketAddr) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(health).await?;
+    stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(answer.get(8..12) == Some(b" 200"))
+}
+
+impl Child {
+    /// Kills it and waits a moment for its end.
+    pub(crate) fn kill9(&mut self) {
         let _ = self.process.start_kill(); // gone already, if this fails
         let deadline = Instant::now() + GONE_WITHIN;
         while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+impl Drop for Child {
+    /// What is dropped next is the folder that it writes in.
+    fn drop(&mut self) {
+        self.kill9();
     }
 }

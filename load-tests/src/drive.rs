@@ -5,8 +5,8 @@
 //! not from when a worker was free to send it. So a server that stalls is charged for every call that had to
 //! wait, not for the few that were under way (known as coordinated omission).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -22,7 +22,20 @@ pub(crate) trait Work: Send + Sync + 'static {
     fn items(&self) -> u64;
 
     /// One call over connection `connection`, its answer checked.
-    fn call(&self, connection: usize, draw: &mut Draw) -> impl Future<Output = Result<(), LoadError>> + Send;
+    fn call(
+        &self,
+        connection: usize,
+        draw: &mut Draw,
+    ) -> impl Future<Output = Result<Outcome, LoadError>> + Send;
+}
+
+/// What became of a call that did not fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// Answered, and rightly.
+    Answered,
+    /// Sent away because too many came, where that is allowed.
+    Refused,
 }
 
 /// When calls are sent.
@@ -60,14 +73,16 @@ const PACE_STEP: Duration = Duration::from_micros(100);
 const LATENCY_US_MAX: u64 = 60_000_000;
 /// Significant digits of a latency.
 const DIGITS: u8 = 3;
+/// Workers beyond so many share a tally: its histograms take half a megabyte.
+const TALLIES_MAX: usize = 32;
 
 /// What was measured.
 pub(crate) struct Figures {
     /// All calls, those that do not count too.
     pub(crate) sent: u64,
-    /// Calls that count.
+    /// Answered calls that count.
     pub(crate) calls: u64,
-    /// Items of the calls that count.
+    /// Their items.
     pub(crate) items: u64,
     /// How long was counted.
     pub(crate) seconds: f64,
@@ -75,6 +90,8 @@ pub(crate) struct Figures {
     pub(crate) latency: Histogram<u64>,
     /// Microseconds from when a call was due to when it was sent: the generator's own lateness.
     pub(crate) late: Histogram<u64>,
+    /// Microseconds from when a call was sent to when it was refused, of those that count.
+    pub(crate) refused: Histogram<u64>,
 }
 
 impl Figures {
@@ -106,16 +123,20 @@ impl Figures {
 pub(crate) async fn drive<W: Work>(work: &Arc<W>, load: Load, seed: u64) -> Result<Figures, LoadError> {
     let gate = Arc::new(Gate::open(load));
     let pacer = gate.pacer()?;
+    let tallies: Result<Vec<_>, LoadError> = (0..load.in_flight.clamp(1, TALLIES_MAX))
+        .map(|_| Tally::new().map(|tally| Arc::new(Mutex::new(tally))))
+        .collect();
+    let tallies = tallies?;
     let mut workers = JoinSet::new();
-    for number in 0..load.in_flight {
+    for (number, tally) in (0..load.in_flight).zip(tallies.iter().cycle()) {
         let draw = Draw(seed.wrapping_add(number as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
-        workers.spawn(worker(Arc::clone(work), Arc::clone(&gate), number, draw));
+        workers.spawn(worker(Arc::clone(work), Arc::clone(&gate), number, draw, Arc::clone(tally)));
+    }
+    while let Some(ended) = workers.join_next().await {
+        ended.map_err(|error| LoadError::Broken(error.to_string()))??;
     }
     let mut all = Tally::new()?;
-    while let Some(ended) = workers.join_next().await {
-        let tally = ended.map_err(|error| LoadError::Broken(error.to_string()))??;
-        all.merge(&tally)?;
-    }
+    tallies.iter().try_for_each(|tally| all.merge(&locked(tally)))?;
     if let Some(pacer) = pacer {
         pacer.join().map_err(|_| LoadError::Broken("the pacer".to_owned()))?;
     }
@@ -125,7 +146,12 @@ pub(crate) async fn drive<W: Work>(work: &Arc<W>, load: Load, seed: u64) -> Resu
     };
     let calls = all.latency.len();
     let items = calls.saturating_mul(work.items());
-    Ok(Figures { sent: all.sent, calls, items, seconds, latency: all.latency, late: all.late })
+    let Tally { sent, latency, late, refused } = all;
+    Ok(Figures { sent, calls, items, seconds, latency, late, refused })
+}
+
+fn locked(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn worker<W: Work>(
@@ -133,19 +159,23 @@ async fn worker<W: Work>(
     gate: Arc<Gate>,
     number: usize,
     mut draw: Draw,
-) -> Result<Tally, LoadError> {
-    let mut tally = Tally::new()?;
+    tally: Arc<Mutex<Tally>>,
+) -> Result<(), LoadError> {
     while let Some(due) = gate.next().await {
         let sent = Instant::now();
-        work.call(number, &mut draw).await?;
+        let outcome = work.call(number, &mut draw).await?;
         let answered = Instant::now();
+        let mut tally = locked(&tally);
         tally.sent = tally.sent.saturating_add(1);
         if gate.counts(due, answered) {
-            tally.latency.saturating_record(micros(answered, due));
+            match outcome {
+                Outcome::Answered => tally.latency.saturating_record(micros(answered, due)),
+                Outcome::Refused => tally.refused.saturating_record(micros(answered, sent)),
+            }
             tally.late.saturating_record(micros(sent, due));
         }
     }
-    Ok(tally)
+    Ok(())
 }
 
 fn micros(late: Instant, early: Instant) -> u64 {
@@ -236,18 +266,19 @@ impl Gate {
     }
 }
 
-/// What one worker saw.
+/// What some workers saw.
 struct Tally {
     sent: u64,
     latency: Histogram<u64>,
     late: Histogram<u64>,
+    refused: Histogram<u64>,
 }
 
 impl Tally {
     fn new() -> Result<Self, LoadError> {
         let histogram = || Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS);
         let made = || -> Result<_, hdrhistogram::CreationError> {
-            Ok(Self { sent: 0, latency: histogram()?, late: histogram()? })
+            Ok(Self { sent: 0, latency: histogram()?, late: histogram()?, refused: histogram()? })
         };
         made().map_err(|error| LoadError::Broken(error.to_string()))
     }
@@ -255,6 +286,7 @@ impl Tally {
     fn merge(&mut self, other: &Self) -> Result<(), LoadError> {
         self.sent = self.sent.saturating_add(other.sent);
         let added = self.latency.add(&other.latency).and_then(|()| self.late.add(&other.late));
+        let added = added.and_then(|()| self.refused.add(&other.refused));
         added.map_err(|error| LoadError::Broken(error.to_string()))
     }
 }
@@ -262,7 +294,6 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
 
     /// Answers at once but for one stall, during which everybody waits.
     struct Stalling {
@@ -276,12 +307,12 @@ mod tests {
             2
         }
 
-        async fn call(&self, _: usize, _: &mut Draw) -> Result<(), LoadError> {
+        async fn call(&self, _: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
             let _turn = self.lock.lock().await;
             if self.calls.fetch_add(1, Ordering::SeqCst) == 100 {
                 tokio::time::sleep(self.stall).await;
             }
-            Ok(())
+            Ok(Outcome::Answered)
         }
     }
 
@@ -326,10 +357,10 @@ mod tests {
             1
         }
 
-        async fn call(&self, _: usize, _: &mut Draw) -> Result<(), LoadError> {
+        async fn call(&self, _: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
             let mut left = self.0.lock().unwrap();
             *left = left.checked_sub(1).ok_or(LoadError::Usage("wrong".to_owned()))?;
-            Ok(())
+            Ok(Outcome::Answered)
         }
     }
 
@@ -337,5 +368,29 @@ mod tests {
     async fn one_wrong_answer_fails_the_run() {
         let load = Load { in_flight: 2, pace: Pace::Closed, until: Until::Calls(1_000_000) };
         assert!(drive(&Arc::new(Failing(Mutex::new(50))), load, 1).await.is_err());
+    }
+
+    /// Takes every other call.
+    struct Full(AtomicU64);
+
+    impl Work for Full {
+        fn items(&self) -> u64 {
+            1
+        }
+
+        async fn call(&self, _: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
+            let taken = self.0.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
+            Ok(if taken { Outcome::Answered } else { Outcome::Refused })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_is_not_answered() {
+        let load = Load { in_flight: 100, pace: Pace::Closed, until: Until::Calls(1000) };
+        let figures = drive(&Arc::new(Full(AtomicU64::new(0))), load, 1).await.unwrap();
+        assert_eq!(
+            (figures.sent, figures.calls, figures.refused.len(), figures.items),
+            (1000, 500, 500, 500)
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cloakroom_client::proto::admin::v1::{ApplyRegisterRequest, GetStatusRequest, VerifyLogRequest};
+use cloakroom_client::proto::admin::v1::{ApplyRegisterRequest, VerifyLogRequest};
 use cloakroom_client::proto::vault::v1::vault_service_client::VaultServiceClient;
 use cloakroom_client::{AdminClient, Client, Endpoint, Retry};
 use cloakroom_core::clock::{Clock, SystemClock};
@@ -14,13 +14,12 @@ use cloakroom_runtime::certs::{Authority, Holder, TRUST_DOMAIN};
 
 use crate::child::Child;
 use crate::error::LoadError;
-use crate::people::REGISTER;
 use crate::work::Connections;
 
 /// What the echo is called in messages.
 pub(crate) const ECHO: &str = "the echo";
 const VAULT: &str = "cloakroomd";
-/// How long a server may take to be ready.
+/// How long the echo may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Replaying a log of some million events.
@@ -28,8 +27,15 @@ const VERIFY_WITHIN: Duration = Duration::from_secs(600);
 /// How long the certificates last: longer than any run.
 const DAYS: i64 = 7;
 /// Who has a certificate: its name, and its place in the trust domain.
-const HOLDERS: [(&str, &str); 4] =
-    [("vault", "vault"), ("echo", "echo"), ("load", "service/load"), ("dpo", "person/dpo")];
+const HOLDERS: [(&str, &str); 7] = [
+    ("vault", "vault"),
+    ("echo", "echo"),
+    ("load", "service/load"),
+    ("dpo", "person/dpo"),
+    ("mail", "downstream/mail"),
+    ("affiliate", "downstream/affiliate"),
+    ("bao", "bao"),
+];
 
 /// Certificates for everybody of one run.
 pub(crate) struct Certs {
@@ -51,7 +57,13 @@ impl Certs {
         Ok(Self { folder: folder.to_owned() })
     }
 
-    fn endpoint(&self, address: SocketAddr, name: &str) -> Endpoint {
+    /// `name` of this folder: its certificate, its key, the authority's certificate.
+    pub(crate) fn files(&self, name: &str) -> [PathBuf; 3] {
+        [format!("{name}.pem"), format!("{name}.key"), "ca.pem".to_owned()].map(|file| self.folder.join(file))
+    }
+
+    /// A server at `address`, called as `name`.
+    pub(crate) fn endpoint(&self, address: SocketAddr, name: &str) -> Endpoint {
         Endpoint::in_folder(address.to_string(), &self.folder, name)
     }
 
@@ -78,52 +90,64 @@ impl Certs {
 pub(crate) struct Vault {
     /// Where services call.
     pub(crate) address: SocketAddr,
-    admin: Endpoint,
+    /// Where officers call.
+    pub(crate) admin: SocketAddr,
+    /// From the start of its process until it was ready.
+    pub(crate) ready_after: Duration,
+    /// When that was.
+    pub(crate) ready_at: Instant,
+    officer: Endpoint,
     child: Child,
+    run: Run,
+}
+
+/// What it takes to start one again.
+struct Run {
+    program: PathBuf,
+    arguments: [OsString; 2],
+    log: PathBuf,
+    health: SocketAddr,
+}
+
+impl Run {
+    async fn start(&self) -> Result<(Child, Duration), LoadError> {
+        let begun = Instant::now();
+        let mut child = Child::start(VAULT, &self.program, &self.arguments, self.log.clone())?;
+        child.ready(self.health).await?;
+        Ok((child, begun.elapsed()))
+    }
 }
 
 impl Vault {
-    /// Starts `program` in `folder` with everything at its default, waits until it serves, and gives it the
-    /// register.
+    /// Starts `program` in `folder` with everything at its default but the bus, which is Apache Kafka at
+    /// `kafka` where given; waits until it is ready, and gives it `register`.
     ///
     /// # Errors
     /// [`LoadError::Server`] with the end of its log if it does not come up.
-    pub(crate) async fn start(program: &Path, certs: &Certs, folder: &Path) -> Result<Self, LoadError> {
+    pub(crate) async fn start(
+        program: &Path,
+        certs: &Certs,
+        folder: &Path,
+        (register, kafka): (&str, Option<&str>),
+    ) -> Result<Self, LoadError> {
         std::fs::create_dir_all(folder).map_err(LoadError::file(folder))?;
         let [address, admin, health] = free_ports()?;
         let config = folder.join("vault.toml");
-        let text = configuration(certs, folder, [address, admin, health]);
+        let text = configuration(certs, folder, [address, admin, health], kafka);
         std::fs::write(&config, text).map_err(LoadError::file(&config))?;
         let arguments = [OsString::from("--config"), config.into()];
-        let child = Child::start(VAULT, program, &arguments, folder.join("vault.log"))?;
-        let mut vault = Self { address, admin: certs.endpoint(admin, "dpo"), child };
-        vault.ready().await?;
-        let request = ApplyRegisterRequest { toml: REGISTER.to_owned(), dry_run: false };
+        let run = Run { program: program.to_owned(), arguments, log: folder.join("vault.log"), health };
+        let (child, ready_after) = run.start().await?;
+        let officer = certs.endpoint(admin, "dpo");
+        let vault = Self { address, admin, ready_after, ready_at: Instant::now(), officer, child, run };
+        let request = ApplyRegisterRequest { toml: register.to_owned(), dry_run: false };
         vault.officer().await?.apply_register(request).await?;
         Ok(vault)
     }
 
-    async fn ready(&mut self) -> Result<(), LoadError> {
-        let deadline = Instant::now() + READY_WITHIN;
-        loop {
-            self.child.ended()?;
-            let asked = match AdminClient::connect(&self.admin).await {
-                Ok(officer) => officer.get_status(GetStatusRequest {}).await.map(drop),
-                Err(error) => Err(error),
-            };
-            match asked {
-                Ok(()) => return Ok(()),
-                Err(error) if Instant::now() > deadline => {
-                    return Err(self.child.failed(&format!("is not ready: {error}")));
-                }
-                Err(_) => tokio::time::sleep(LOOK_EVERY).await,
-            }
-        }
-    }
-
     async fn officer(&self) -> Result<AdminClient, LoadError> {
         let retry = Retry { deadline: VERIFY_WITHIN, ..Retry::default() };
-        Ok(AdminClient::connect(&self.admin).await?.with_retry(retry))
+        Ok(AdminClient::connect(&self.officer).await?.with_retry(retry))
     }
 
     /// `count` connections to the admin endpoint.
@@ -138,14 +162,14 @@ impl Vault {
         Ok(officers)
     }
 
-    /// Commits in its log so far; the log is replayed for it, and found whole.
+    /// Events and commits in its log so far; the log is replayed for it, and found whole.
     ///
     /// # Errors
     /// [`LoadError::Server`] for a log with problems, [`LoadError::Client`].
-    pub(crate) async fn commits(&self) -> Result<u64, LoadError> {
+    pub(crate) async fn verify(&self) -> Result<Verified, LoadError> {
         let verified = self.officer().await?.verify_log(VerifyLogRequest {}).await?;
         match verified.problems.as_slice() {
-            [] => Ok(verified.frames),
+            [] => Ok(Verified { events: verified.events, commits: verified.frames }),
             problems => Err(LoadError::Server { name: VAULT, what: problems.join(", ") }),
         }
     }
@@ -159,11 +183,34 @@ impl Vault {
     pub(crate) async fn stop(self) {
         self.child.stop().await;
     }
+
+    /// Ends it as a crash would and starts it again, at the same addresses.
+    ///
+    /// # Errors
+    /// [`LoadError::Server`] if it does not come up.
+    pub(crate) async fn crash(&mut self) -> Result<(), LoadError> {
+        self.child.kill9();
+        (self.child, self.ready_after) = self.run.start().await?;
+        self.ready_at = Instant::now();
+        Ok(())
+    }
+}
+
+/// A log that was replayed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Verified {
+    pub(crate) events: u64,
+    pub(crate) commits: u64,
 }
 
 /// All defaults but the places; memory may stay unlocked where the system forbids locking, as no key here
 /// protects anybody.
-fn configuration(certs: &Certs, folder: &Path, [vault, admin, health]: [SocketAddr; 3]) -> String {
+fn configuration(
+    certs: &Certs,
+    folder: &Path,
+    [vault, admin, health]: [SocketAddr; 3],
+    kafka: Option<&str>,
+) -> String {
     let quoted = |path: PathBuf| toml::Value::from(path.to_string_lossy().into_owned()).to_string();
     let at = |name: &str| quoted(folder.join(name));
     let cert = |name: &str| quoted(certs.folder.join(name));
@@ -171,17 +218,20 @@ fn configuration(certs: &Certs, folder: &Path, [vault, admin, health]: [SocketAd
         "listen = \"{vault}\"\ndata = {}\nkeys = {}\nroots.folder = {}\n\
          admins = [\"spiffe://{TRUST_DOMAIN}/person/dpo\"]\n\n\
          [admin]\nlisten = \"{admin}\"\n\n[health]\nlisten = \"{health}\"\n\n\
-         [tls]\ncert = {}\nkey = {}\nca = {}\n\n[memory]\nallow_unlocked = true\n",
+         [tls]\ncert = {}\nkey = {}\nca = {}\n\n[memory]\nallow_unlocked = true\n\n\
+         [kafka]\nbootstrap = \"{}\"\n",
         at("data"),
         at("keys"),
         at("roots"),
         cert("vault.pem"),
         cert("vault.key"),
         cert("ca.pem"),
+        kafka.unwrap_or_default(),
     )
 }
 
-fn free_ports() -> Result<[SocketAddr; 3], LoadError> {
+/// Different ports that nobody listens on now.
+pub(crate) fn free_ports() -> Result<[SocketAddr; 3], LoadError> {
     let any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
     // All held until all are chosen, so that no two are the same.
     let chosen = || -> std::io::Result<[SocketAddr; 3]> {
@@ -241,7 +291,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let certs = Certs::issue(&folder.path().join("certs")).unwrap();
         let ports = free_ports().unwrap();
-        let text = configuration(&certs, &folder.path().join("a \"b\""), ports);
+        let text = configuration(&certs, &folder.path().join("a \"b\""), ports, Some("127.0.0.1:9"));
         let read: toml::Table = toml::from_str(&text).unwrap();
         assert!(read["data"].as_str().unwrap().ends_with("a \"b\"/data"));
         assert_eq!(read["admin"]["listen"].as_str(), Some(ports[1].to_string().as_str()));

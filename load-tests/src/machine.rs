@@ -1,7 +1,9 @@
 //! What the kernel tells: of this machine, and of what a process has used.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use cloakroom_core::clock::{Clock, SystemClock};
 use serde::Serialize;
@@ -10,6 +12,11 @@ use crate::error::LoadError;
 
 /// Above this many runnable processes before anything was started, somebody else is measuring us.
 const BUSY_LOAD: f64 = 0.3;
+
+/// Bytes in a MiB.
+pub(crate) const MIB: f64 = 1_048_576.0;
+/// Between two looks at a process's memory.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
 
 /// Where and when it was measured.
 #[derive(Debug, Serialize)]
@@ -128,6 +135,55 @@ pub(crate) fn written_bytes(pid: u32) -> Result<u64, LoadError> {
     bytes.ok_or_else(|| LoadError::file(path)(std::io::ErrorKind::InvalidData.into()))
 }
 
+/// A process's resident memory in bytes.
+///
+/// # Errors
+/// [`LoadError::File`] if it is gone.
+pub(crate) fn resident_bytes(pid: u32) -> Result<u64, LoadError> {
+    let path = PathBuf::from(format!("/proc/{pid}/status"));
+    let status = std::fs::read_to_string(&path).map_err(LoadError::file(&path))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: Option<u64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+    kib.map(|kib| kib.saturating_mul(1024))
+        .ok_or_else(|| LoadError::file(path)(std::io::ErrorKind::InvalidData.into()))
+}
+
+/// Does `step`, and looks at the resident memory of `pid` meanwhile: seconds since the beginning, MiB.
+///
+/// # Errors
+/// As the step, and if the process is gone.
+pub(crate) async fn watched<T>(
+    pid: u32,
+    step: impl Future<Output = Result<T, LoadError>>,
+) -> Result<(T, Vec<(f64, f64)>), LoadError> {
+    let (begun, mut seen) = (Instant::now(), Vec::new());
+    let mut tick = tokio::time::interval(WATCH_EVERY);
+    let mut step = std::pin::pin!(step);
+    loop {
+        tokio::select! {
+            done = &mut step => return Ok((done?, seen)),
+            _ = tick.tick() => {
+                seen.push((begun.elapsed().as_secs_f64(), resident_bytes(pid)? as f64 / MIB));
+            }
+        }
+    }
+}
+
+/// Bytes that a folder takes on the disk, whole blocks, everything below it.
+///
+/// # Errors
+/// [`LoadError::File`].
+pub(crate) fn disk_bytes(folder: &Path) -> Result<u64, LoadError> {
+    let mut bytes = 0_u64;
+    for entry in std::fs::read_dir(folder).map_err(LoadError::file(folder))? {
+        let path = entry.map_err(LoadError::file(folder))?.path();
+        let about = path.symlink_metadata().map_err(LoadError::file(&path))?;
+        let below = if about.is_dir() { disk_bytes(&path)? } else { 0 };
+        bytes = bytes.saturating_add(about.blocks().saturating_mul(512)).saturating_add(below);
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,7 +198,18 @@ mod tests {
         }
         assert!(processor_seconds(pid).unwrap() > before);
         written_bytes(pid).unwrap();
+        assert!(resident_bytes(pid).unwrap() > 1 << 20);
         assert!(processor_seconds(0).is_err());
+    }
+
+    #[test]
+    fn a_folder_takes_what_all_below_it_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = folder.path().join("below");
+        std::fs::create_dir(&below).unwrap();
+        std::fs::write(below.join("file"), vec![1; 100_000]).unwrap();
+        let bytes = disk_bytes(folder.path()).unwrap();
+        assert!((100_000..200_000).contains(&bytes), "{bytes}");
     }
 
     #[test]

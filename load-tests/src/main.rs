@@ -4,20 +4,24 @@
 //! | --- | --- |
 //! | [`mod@bench`] | the rounds, and the rows that they fill |
 //! | [`drive`] | closed and open load, latencies from when a call was due |
-//! | [`work`] | the verbs, every answer checked |
+//! | [`work`], [`mixed`] | the verbs, every answer checked |
 //! | [`people`], [`set`], [`stock`] | invented values, what is known of them, a vault filled with them |
 //! | [`ceiling`], [`echo`] | the cipher, the disk and the wire alone |
 //! | [`house`], [`child`] | vaults and echo as processes |
-//! | [`machine`], [`report`] | what the kernel tells, and what is printed |
+//! | [`flat`] | the same at every size: memory, disk, starts |
+//! | [`machine`], [`report`], [`chart`] | what the kernel tells, and what is printed |
 
 mod bench;
 mod ceiling;
+mod chart;
 mod child;
 mod drive;
 mod echo;
 mod error;
+mod flat;
 mod house;
 mod machine;
+mod mixed;
 mod people;
 mod report;
 mod set;
@@ -34,7 +38,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
-use bench::{SMALL_PEOPLE, Settings, run_folder};
+use bench::{Settings, run_folder};
 use drive::{Load, Pace, Until};
 use error::LoadError;
 use house::Certs;
@@ -44,6 +48,11 @@ use work::{Read, Server};
 /// As the vault: echo and generator must not lose by their allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Values in the small, the main and the large set.
+const VALUES: [u32; 3] = [10_000, 1_000_000, 10_000_000];
+const QUICK_VALUES: [u32; 3] = [3_000, 30_000, 300_000];
+const DRIVE_VALUES: u32 = 30_000;
 
 /// Drives a real vault, checks every answer, and measures it against its ceilings
 #[derive(Parser)]
@@ -82,19 +91,28 @@ struct Places {
     /// Values in the vault, three a person [default: 1000000; 30000 with --quick and for drive]
     #[arg(long)]
     values: Option<u32>,
+    /// Where data sets are kept between runs [default: sets in --folder]
+    #[arg(long, value_name = "FOLDER")]
+    sets: Option<PathBuf>,
 }
 
 #[derive(Args)]
 struct BenchArgs {
     #[command(flatten)]
     places: Places,
-    /// Under five minutes: 10,000 people, five short rounds
+    /// Under five minutes: smaller sets, five short rounds
     #[arg(long)]
     quick: bool,
+    /// Values in the small vault that others are compared with [default: 10000; 3000 with --quick]
+    #[arg(long)]
+    small: Option<u32>,
+    /// Values in the large vault [default: 10000000; 300000 with --quick]
+    #[arg(long)]
+    large: Option<u32>,
     /// Rounds [default: 5]
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
-    /// Seconds that each step is measured [default: 10; 2 with --quick]
+    /// Seconds that each step is measured [default: 10; 1 with --quick]
     #[arg(long)]
     seconds: Option<f64>,
     /// Where the JSON goes
@@ -165,31 +183,43 @@ fn within_runtime(work: impl Future<Output = Result<(), LoadError>>) -> Result<(
 
 async fn run_bench(arguments: BenchArgs) -> Result<(), LoadError> {
     let quick = arguments.quick;
-    let (people, seconds) = if quick { (SMALL_PEOPLE, 2.0) } else { (333_333, 10.0) };
+    let (sizes, seconds) = if quick { (QUICK_VALUES, 1.0) } else { (VALUES, 10.0) };
+    let asked = [arguments.small, arguments.places.values, arguments.large];
+    let mut people = [0; 3];
+    for ((people, asked), size) in people.iter_mut().zip(asked).zip(sizes) {
+        *people = people_of(asked.unwrap_or(size));
+    }
+    if !people.is_sorted() {
+        return Err(LoadError::Usage("the small set is the smallest, the large one the largest".to_owned()));
+    }
     let folder = run_folder(&arguments.places.folder)?;
     let settings = Settings {
         program: arguments.places.program()?,
         folder: folder.path().to_owned(),
-        people: arguments.places.people(people),
+        sets: arguments.places.sets(),
+        people,
         rounds: arguments.rounds,
         time: seconds_of(arguments.seconds.unwrap_or(seconds))?,
         command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
     };
-    let report = bench::bench(&settings, say).await?;
+    let report = bench::bench(&settings, &say).await?;
     let json = serde_json::to_vec_pretty(&report).map_err(|error| LoadError::Broken(error.to_string()))?;
     std::fs::write(&arguments.json, json).map_err(LoadError::file(&arguments.json))?;
-    let text = format!("\n{}\n{}\n", report.text(), arguments.json.display());
+    let pictures = arguments.json.parent().unwrap_or(Path::new("."));
+    report.charts.iter().try_for_each(|chart| chart.save(pictures))?;
+    let text = format!("\n{}\n{} and P1.svg to P9.svg beside it\n", report.text(), arguments.json.display());
     std::io::stdout().write_all(text.as_bytes()).map_err(LoadError::system("writing the table"))
 }
 
 async fn run_drive(arguments: DriveArgs) -> Result<(), LoadError> {
     let folder = run_folder(&arguments.places.folder)?;
     let certs = Certs::issue(&folder.path().join("certs"))?;
-    let people = arguments.places.people(SMALL_PEOPLE);
-    let program = arguments.places.program()?;
-    let (stock, loaded) = Stock::fill(&program, &certs, &folder.path().join("vault"), people).await?;
+    let (program, sets) = (arguments.places.program()?, arguments.places.sets());
+    let places = stock::Places { program: &program, certs: &certs, sets: &sets };
+    let people = people_of(arguments.places.values.unwrap_or(DRIVE_VALUES));
+    let stock = Stock::open(places, &folder.path().join("vault"), people, &say).await?;
     let pid = stock.vault.pid();
-    say(&format!("{} values in {:.1} s; the vault is process {pid}", stock.values(), loaded.seconds));
+    say(&format!("{} values; the vault is process {pid}", stock.values()));
     let load = Load {
         in_flight: arguments.in_flight as usize,
         pace: arguments.rate.map_or(Pace::Closed, Pace::Open),
@@ -232,9 +262,13 @@ impl Places {
         if program.exists() { Ok(program) } else { Err(missing(&program)) }
     }
 
-    fn people(&self, default: u32) -> u32 {
-        self.values.map_or(default, |values| values.div_ceil(3).max(1))
+    fn sets(&self) -> PathBuf {
+        self.sets.clone().unwrap_or_else(|| self.folder.join("sets"))
     }
+}
+
+fn people_of(values: u32) -> u32 {
+    values.div_ceil(3).max(1)
 }
 
 fn missing(program: &Path) -> LoadError {

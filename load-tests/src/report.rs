@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::chart::Chart;
 use crate::drive::Figures;
 use crate::machine::{Machine, Used};
 
@@ -17,13 +18,15 @@ pub(crate) enum Goal {
     RatioAtMost(f64),
     /// The figure itself, at least.
     AtLeast(f64),
+    /// The figure itself, at most.
+    AtMost(f64),
 }
 
 impl Goal {
     fn judge(self, value: f64) -> bool {
         match self {
             Self::RatioAtLeast(goal) | Self::AtLeast(goal) => value >= goal,
-            Self::RatioAtMost(goal) => value <= goal,
+            Self::RatioAtMost(goal) | Self::AtMost(goal) => value <= goal,
         }
     }
 
@@ -32,6 +35,7 @@ impl Goal {
             Self::RatioAtLeast(goal) => format!("≥ {goal}"),
             Self::RatioAtMost(goal) => format!("≤ {goal}"),
             Self::AtLeast(goal) => format!("≥ {}", number(goal)),
+            Self::AtMost(goal) => format!("≤ {}", number(goal)),
         }
     }
 }
@@ -56,13 +60,15 @@ pub(crate) struct Row {
     figures: Vec<f64>,
     /// Empty where the goal is about the figure itself.
     ceilings: Vec<f64>,
+    /// Why there are no figures.
+    absent: Option<String>,
 }
 
 impl Row {
     /// What the goal is about, a value a round.
     fn judged(&self) -> Vec<f64> {
         match self.kind.goal {
-            Goal::AtLeast(_) => self.figures.clone(),
+            Goal::AtLeast(_) | Goal::AtMost(_) => self.figures.clone(),
             Goal::RatioAtLeast(_) | Goal::RatioAtMost(_) => {
                 let ratio = |(figure, ceiling): (&f64, &f64)| figure / ceiling.max(f64::MIN_POSITIVE);
                 self.figures.iter().zip(&self.ceilings).map(ratio).collect()
@@ -72,6 +78,10 @@ impl Row {
 
     fn line(&self) -> [String; 7] {
         let Kind { id, what, unit, against, goal } = self.kind;
+        if let Some(why) = &self.absent {
+            let not = [id, what, "–", why, "–", &goal.text(), "not measured"];
+            return not.map(str::to_owned);
+        }
         let (judged, unit_of) =
             (self.judged(), |figures: &[f64]| format!("{}{unit}", number(median(figures))));
         let spread = [minimum(&judged), median(&judged), maximum(&judged)];
@@ -112,12 +122,13 @@ pub(crate) struct Step {
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
-    /// Values in the vault at the beginning.
-    pub(crate) values: u64,
+    /// Values in the small, the main and the large vault at the beginning.
+    pub(crate) values: [u64; 3],
     pub(crate) command: String,
     rows: Vec<Row>,
     steps: Vec<Step>,
     alone: Vec<Alone>,
+    pub(crate) charts: Vec<Chart>,
 }
 
 /// A ceiling without a server, a rate a round.
@@ -128,20 +139,52 @@ struct Alone {
 }
 
 impl Report {
-    pub(crate) fn new(machine: Machine, values: u64, command: String) -> Self {
-        Self { machine, values, command, rows: Vec::new(), steps: Vec::new(), alone: Vec::new() }
+    pub(crate) fn new(machine: Machine, values: [u64; 3], command: String) -> Self {
+        let (rows, steps, alone, charts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { machine, values, command, rows, steps, alone, charts }
     }
 
     /// Adds a round's figure to a row, and what it is compared with.
     pub(crate) fn note(&mut self, kind: Kind, figure: f64, ceiling: Option<f64>) {
-        let at = self.rows.iter().position(|row| row.kind == kind).unwrap_or_else(|| {
-            self.rows.push(Row { kind, figures: Vec::new(), ceilings: Vec::new() });
-            self.rows.len().saturating_sub(1)
-        });
-        if let Some(row) = self.rows.get_mut(at) {
+        if let Some(row) = self.row(kind) {
             row.figures.push(figure);
             row.ceilings.extend(ceiling);
         }
+    }
+
+    /// A row that has no figure here, and why.
+    pub(crate) fn absent(&mut self, kind: Kind, why: &str) {
+        if let Some(row) = self.row(kind) {
+            row.absent = Some(why.to_owned());
+        }
+    }
+
+    /// Rows stand in the order of their ids, and of when they were first noted.
+    fn row(&mut self, kind: Kind) -> Option<&mut Row> {
+        let at = self.rows.iter().position(|row| row.kind == kind).unwrap_or_else(|| {
+            let at = self.rows.iter().take_while(|row| row.kind.id <= kind.id).count();
+            self.rows.insert(at, Row { kind, figures: Vec::new(), ceilings: Vec::new(), absent: None });
+            at
+        });
+        self.rows.get_mut(at)
+    }
+
+    /// Adds a picture.
+    pub(crate) fn chart(&mut self, chart: Chart) {
+        self.charts.push(chart);
+    }
+
+    /// A row's figures and ceilings, a value a round.
+    pub(crate) fn rounds(&self, kind: Kind) -> (Vec<f64>, Vec<f64>) {
+        let row = self.rows.iter().find(|row| row.kind == kind);
+        row.map(|row| (row.figures.clone(), row.ceilings.clone())).unwrap_or_default()
+    }
+
+    /// A step's rates, a value a round.
+    pub(crate) fn rates(&self, name: &str) -> Vec<f64> {
+        let step = self.steps.iter().find(|step| step.name == name).map(|step| step.rate.clone());
+        let alone = || self.alone.iter().find(|alone| alone.name == name).map(|alone| alone.rate.clone());
+        step.or_else(alone).unwrap_or_default()
     }
 
     /// Adds a round's step: what was measured, and what it used.
@@ -172,16 +215,18 @@ impl Report {
 
     /// What people read.
     pub(crate) fn text(&self) -> String {
-        let machine = &self.machine;
+        let (machine, [small, main, large]) = (&self.machine, self.values);
         let mut text = format!(
-            "{}, commit {}, {} cores ({}), {} MiB, Linux {}; {} values; {}\n\n",
+            "{}, commit {}, {} cores ({}), {} MiB, Linux {}; {} values, small set {}, large set {}; {}\n\n",
             machine.date,
             machine.commit,
             machine.cores,
             machine.processor,
             machine.memory_mib,
             machine.kernel,
-            number(self.values as f64),
+            number(main as f64),
+            number(small as f64),
+            number(large as f64),
             self.command,
         );
         if cfg!(debug_assertions) {
@@ -238,7 +283,7 @@ fn aligned(lines: Vec<Vec<String>>) -> String {
 }
 
 /// Whole with a comma between thousands from 100 on, below that with decimals.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value < 100.0 {
         return decimals(value);
     }
@@ -272,7 +317,7 @@ fn maximum(values: &[f64]) -> f64 {
 }
 
 /// The middle one; of two middle ones the lower, so that it is a value that was measured.
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     sorted(values).get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
 }
 
@@ -284,7 +329,7 @@ mod tests {
         Kind { id: "P1", what: "reads", unit: " /s", against: "echo", goal: Goal::RatioAtLeast(0.85) };
 
     fn report() -> Report {
-        Report::new(Machine::look(), 30_000, "bench".to_owned())
+        Report::new(Machine::look(), [3_000, 30_000, 300_000], "bench".to_owned())
     }
 
     #[test]
@@ -310,6 +355,17 @@ mod tests {
     }
 
     #[test]
+    fn rows_stand_in_order_and_one_without_figures_says_why() {
+        let mut report = report();
+        report.note(Kind { id: "P9", ..KIND }, 1.0, Some(1.0));
+        report.absent(Kind { id: "P4", ..KIND }, "no peer here");
+        report.note(KIND, 1.0, Some(1.0));
+        assert_eq!(report.rows.iter().map(|row| row.kind.id).collect::<Vec<_>>(), ["P1", "P4", "P9"]);
+        let line = report.rows[1].line();
+        assert_eq!((&*line[3], &*line[6]), ("no peer here", "not measured"));
+    }
+
+    #[test]
     fn numbers_are_readable() {
         assert_eq!([0.851, 12.34, 999.6, 1_234_567.0].map(number), ["0.85", "12.3", "1,000", "1,234,567"]);
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
@@ -324,6 +380,6 @@ mod tests {
         assert_eq!(json["rows"][0]["id"], "P1");
         assert_eq!(json["rows"][0]["goal"]["ratio_at_least"], 0.85);
         assert_eq!(json["rows"][0]["ceilings"][0], 2.0);
-        assert_eq!(json["values"], 30_000);
+        assert_eq!(json["values"][1], 30_000);
     }
 }

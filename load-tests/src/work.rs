@@ -9,16 +9,17 @@ use cloakroom_client::proto::admin::v1::{
 };
 use cloakroom_client::proto::vault::v1::vault_service_client::VaultServiceClient;
 use cloakroom_client::proto::vault::v1::{
-    DetokenizeItem, DetokenizeRequest, DetokenizeResponse, DetokenizeResult, ErrorCode, ReadMode,
-    TokenizeItem, TokenizeRequest, TokenizeResponse, TokenizeResult, detokenize_result, tokenize_item,
-    tokenize_result,
+    DetokenizeItem, DetokenizeRequest, DetokenizeResponse, DetokenizeResult, ErrorCode, LookupItem,
+    LookupRequest, ReadMode, TokenizeItem, TokenizeRequest, TokenizeResponse, TokenizeResult,
+    detokenize_result, lookup_result, tokenize_item, tokenize_result,
 };
 use cloakroom_client::{AdminClient, Wire};
+use tonic::Code;
 
-use crate::drive::Work;
+use crate::drive::{Outcome, Work};
 use crate::error::LoadError;
 use crate::people::{ACTIVITY, CONTROLLER, Draw, FIELDS, PURPOSE, Place};
-use crate::set::{Made, Set};
+use crate::set::{Made, Name, Set};
 
 /// Connections to one server. The generated client over `crates/client`'s channel: it neither copies a request
 /// nor sends one twice, so that every refusal is seen.
@@ -56,13 +57,14 @@ impl Work for Read {
         self.batch as u64
     }
 
-    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<(), LoadError> {
+    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<Outcome, LoadError> {
         let places: Vec<Place> = (0..self.batch).map(|_| self.set.living(draw)).collect();
         let tokens: Vec<(Place, &str)> =
             places.iter().map(|place| (*place, self.set.token(*place))).collect();
         let mut client = of_turn(&self.connections, connection)?.clone();
         let answer = client.detokenize(reading(&tokens)).await.map_err(LoadError::call("detokenize"))?;
-        check_values(&tokens, answer.into_inner(), self.server)
+        check_values(&tokens, answer.into_inner(), self.server)?;
+        Ok(Outcome::Answered)
     }
 }
 
@@ -144,14 +146,65 @@ pub(crate) async fn read_erased(
         let mut client = of_turn(connections, 0)?.clone();
         let answer = client.detokenize(reading(tokens)).await.map_err(LoadError::call("detokenize"))?;
         for ((place, _), item) in tokens.iter().zip(answer.into_inner().items) {
-            let erased = matches!(&item.result, Some(detokenize_result::Result::Error(error))
-                if error.code() == ErrorCode::Erased);
-            if !erased {
+            if !is_erased(&item) {
                 return Err(wrong("detokenize", place.0, "not ERASED though its person was erased"));
             }
         }
     }
     Ok(())
+}
+
+/// Reads one value and checks it; whether its person was erased instead.
+///
+/// # Errors
+/// [`LoadError::Wrong`], [`LoadError::Call`].
+pub(crate) async fn read_or_erased(
+    connections: &Connections,
+    connection: usize,
+    asked: (Place, &str),
+) -> Result<bool, LoadError> {
+    let asked = [asked];
+    let mut client = of_turn(connections, connection)?.clone();
+    let answer =
+        client.detokenize(reading(&asked)).await.map_err(LoadError::call("detokenize"))?.into_inner();
+    if answer.items.iter().all(is_erased) {
+        return Ok(true);
+    }
+    check_values(&asked, answer, Server::Vault)?;
+    Ok(false)
+}
+
+fn is_erased(item: &DetokenizeResult) -> bool {
+    matches!(&item.result, Some(detokenize_result::Result::Error(error)) if error.code() == ErrorCode::Erased)
+}
+
+/// Whether the vault finds `token` by the value of `place`; not while it has no table to look it up in.
+///
+/// # Errors
+/// [`LoadError::Wrong`] if it finds anything else, [`LoadError::Call`].
+pub(crate) async fn found(connections: &Connections, place: Place, token: &str) -> Result<bool, LoadError> {
+    const VERB: &str = "lookup";
+    let request = LookupRequest {
+        controller: CONTROLLER.to_owned(),
+        reason: String::new(),
+        items: vec![LookupItem {
+            reference: place.0.to_string(),
+            field: place.field().to_owned(),
+            value: Bytes::copy_from_slice(place.value().as_bytes()),
+        }],
+    };
+    let answer = match of_turn(connections, 0)?.clone().lookup(request).await {
+        Err(status) if status.code() == Code::Unavailable => return Ok(false),
+        answer => answer.map_err(LoadError::call(VERB))?.into_inner(),
+    };
+    match answer.items.into_iter().next().and_then(|item| item.result) {
+        Some(lookup_result::Result::Matches(matches)) => {
+            let right = matches.found.iter().any(|found| found.token == token);
+            if right { Ok(true) } else { Err(wrong(VERB, place.0, "another token")) }
+        }
+        Some(lookup_result::Result::Error(error)) if error.retryable => Ok(false),
+        _ => Err(wrong(VERB, place.0, "neither token nor error")),
+    }
 }
 
 /// Tokenize of people whom the vault does not know yet, three values each.
@@ -169,6 +222,11 @@ impl Write {
         Self { connections, people, next: AtomicU32::new(first), made: Mutex::default() }
     }
 
+    /// The first person who is not made yet.
+    pub(crate) fn next(&self) -> u32 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     /// What was made since it was last asked.
     pub(crate) fn take_made(&self) -> Vec<Made> {
         std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner))
@@ -180,21 +238,26 @@ impl Work for Write {
         u64::from(self.people).saturating_mul(FIELDS.len() as u64)
     }
 
-    async fn call(&self, connection: usize, _: &mut Draw) -> Result<(), LoadError> {
+    async fn call(&self, connection: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
         let first = self.next.fetch_add(self.people, Ordering::Relaxed);
         let mut client = of_turn(&self.connections, connection)?.clone();
         let request = storing(first, self.people);
         let answer = client.tokenize(request).await.map_err(LoadError::call("tokenize"))?.into_inner();
         let made = check_tokens(first, self.people, answer)?;
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(made);
-        Ok(())
+        Ok(Outcome::Answered)
     }
 }
 
 fn storing(first: u32, people: u32) -> TokenizeRequest {
-    let item = |place: Place| TokenizeItem {
+    let subject = |place: Place| tokenize_item::Subject::NewSubject(place.person().to_string());
+    request(places(first, people).map(|place| (place, subject(place))))
+}
+
+fn request(items: impl Iterator<Item = (Place, tokenize_item::Subject)>) -> TokenizeRequest {
+    let item = |(place, subject): (Place, tokenize_item::Subject)| TokenizeItem {
         reference: place.0.to_string(),
-        subject: Some(tokenize_item::Subject::NewSubject(place.person().to_string())),
+        subject: Some(subject),
         field: place.field().to_owned(),
         value: Bytes::copy_from_slice(place.value().as_bytes()),
         shape: 0,
@@ -203,7 +266,45 @@ fn storing(first: u32, people: u32) -> TokenizeRequest {
         controller: CONTROLLER.to_owned(),
         activity: ACTIVITY.to_owned(),
         idempotency_key: String::new(),
-        items: places(first, people).map(item).collect(),
+        items: items.map(item).collect(),
+    }
+}
+
+/// Tokenize of values whose subjects the vault knows.
+///
+/// # Errors
+/// [`LoadError::Call`].
+pub(crate) async fn storing_known(
+    connections: &Connections,
+    connection: usize,
+    items: impl Iterator<Item = (Place, &str)>,
+) -> Result<TokenizeResponse, LoadError> {
+    let known =
+        |(place, subject): (Place, &str)| (place, tokenize_item::Subject::SubjectId(subject.to_owned()));
+    let request = request(items.map(known));
+    let answer = of_turn(connections, connection)?.clone().tokenize(request).await;
+    Ok(answer.map_err(LoadError::call("tokenize"))?.into_inner())
+}
+
+/// The tokens that are known, in order, and no others.
+///
+/// # Errors
+/// [`LoadError::Wrong`].
+pub(crate) fn check_known<'a>(
+    known: impl Iterator<Item = (Place, &'a str)>,
+    answer: TokenizeResponse,
+) -> Result<(), LoadError> {
+    let mut items = answer.items.into_iter();
+    for (place, token) in known {
+        let right = matches!(items.next().and_then(|item| item.result),
+            Some(tokenize_result::Result::Tokenized(tokenized)) if tokenized.token == token);
+        if !right {
+            return Err(wrong("tokenize", place.0, "not the token that stands for this value"));
+        }
+    }
+    match items.next() {
+        None => Ok(()),
+        Some(item) => Err(wrong("tokenize", item.reference, "an answer to nothing")),
     }
 }
 
@@ -236,15 +337,14 @@ fn check_tokens(first: u32, people: u32, answer: TokenizeResponse) -> Result<Mad
             }
             None => return Err(wrong(VERB, place.0, "neither token nor error")),
         };
-        if !tokenized.token.starts_with("tok_") || !tokenized.subject_id.starts_with("sub_") {
-            return Err(wrong(VERB, place.0, "no token"));
-        }
+        let names = (Name::of(&tokenized.token, "tok_"), Name::of(&tokenized.subject_id, "sub_"));
+        let (Some(token), Some(subject)) = names else { return Err(wrong(VERB, place.0, "no token")) };
         if place.field() == FIELDS[0] {
-            made.subjects.push(tokenized.subject_id.into());
-        } else if made.subjects.last().is_none_or(|subject| **subject != *tokenized.subject_id) {
+            made.subjects.push(subject);
+        } else if made.subjects.last() != Some(&subject) {
             return Err(wrong(VERB, place.0, "one person became two"));
         }
-        made.tokens.push(tokenized.token.into());
+        made.tokens.push(token);
     }
     Ok(made)
 }
@@ -260,7 +360,7 @@ impl Work for Erase {
         1
     }
 
-    async fn call(&self, connection: usize, _: &mut Draw) -> Result<(), LoadError> {
+    async fn call(&self, connection: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
         const VERB: &str = "request_erasure";
         let nobody = || LoadError::Usage("the data set is too small for so many erasures".to_owned());
         let person = self.set.condemn().ok_or_else(nobody)?;
@@ -279,7 +379,7 @@ impl Work for Erase {
         if !destroyed || erasure.tokens as usize != FIELDS.len() || answer.subject_salt.is_empty() {
             return Err(wrong(VERB, person, "its keys are not destroyed"));
         }
-        Ok(())
+        Ok(Outcome::Answered)
     }
 }
 
@@ -320,8 +420,8 @@ mod tests {
         let item = |(place, subject): (Place, &str)| TokenizeResult {
             reference: place.0.to_string(),
             result: Some(tokenize_result::Result::Tokenized(Tokenized {
-                token: format!("tok_{}", place.0),
-                subject_id: subject.to_owned(),
+                token: format!("tok_{:026}", place.0),
+                subject_id: format!("sub_{subject:a>26}"),
             })),
         };
         let items = places(7, 2).zip(subjects).map(item).collect();
@@ -330,10 +430,33 @@ mod tests {
 
     #[test]
     fn a_person_is_one_subject() {
-        let made = tokens(["sub_a", "sub_a", "sub_a", "sub_b", "sub_b", "sub_b"]).unwrap();
+        let made = tokens(["a", "a", "a", "b", "b", "b"]).unwrap();
         assert_eq!((made.first, made.tokens.len(), made.subjects.len()), (7, 6, 2));
-        assert_eq!((&*made.tokens[5], &*made.subjects[1]), ("tok_26", "sub_b"));
-        let error = tokens(["sub_a", "sub_a", "sub_b", "sub_b", "sub_b", "sub_b"]).unwrap_err();
+        let last = made.places().last().unwrap();
+        assert_eq!((last.0, last.1), (Place::of(8, 2), &*format!("tok_{:026}", 26)));
+        assert_ne!(made.subjects[0], made.subjects[1]);
+        let error = tokens(["a", "a", "b", "b", "b", "b"]).unwrap_err();
         assert!(error.to_string().contains("one person became two"));
+    }
+
+    #[test]
+    fn whoever_is_known_gets_the_same_tokens() {
+        let answer = |tokens: &[&str]| TokenizeResponse {
+            items: tokens
+                .iter()
+                .map(|token| TokenizeResult {
+                    reference: String::new(),
+                    result: Some(tokenize_result::Result::Tokenized(Tokenized {
+                        token: (*token).to_owned(),
+                        subject_id: String::new(),
+                    })),
+                })
+                .collect(),
+        };
+        let known = || [(Place(0), "a"), (Place(1), "b")].into_iter();
+        assert!(check_known(known(), answer(&["a", "b"])).is_ok());
+        for wrong in [&["a"][..], &["a", "c"], &["a", "b", "b"]] {
+            assert!(check_known(known(), answer(wrong)).is_err(), "{wrong:?}");
+        }
     }
 }

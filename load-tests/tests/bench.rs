@@ -25,23 +25,29 @@ fn said(output: &Output) -> String {
 fn a_small_run_fills_every_row_and_leaves_nothing_but_its_figures() {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("bench.json");
-    let arguments = ["bench", "--values", "6000", "--rounds", "1", "--seconds", "0.2", "--json"];
-    let output = load(folder.path(), &[&arguments[..], &[json.to_str().unwrap()]].concat());
+    let sizes = ["--small", "750", "--values", "3000", "--large", "6000"];
+    let arguments = ["bench", "--rounds", "1", "--seconds", "0.2", "--json", json.to_str().unwrap()];
+    let output = load(folder.path(), &[&arguments[..], &sizes].concat());
     assert!(output.status.success(), "{}", said(&output));
 
     let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     let rows = report["rows"].as_array().unwrap();
     let ids: Vec<&str> = rows.iter().map(|row| row["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["P1", "P1", "P2", "P2", "P3", "P5"]);
+    assert_eq!(ids, ["P1", "P1", "P2", "P2", "P3", "P5", "P5", "P6", "P6", "P6", "P6", "P7", "P7"]);
     for row in rows {
         let what = row["what"].as_str().unwrap();
         assert!(row["figures"][0].as_f64().unwrap() > 0.0, "{what}");
-        assert!(row["id"] == "P5" || row["ceilings"][0].as_f64().unwrap() > 0.0, "{what}");
+        let against = row["against"].as_str().unwrap();
+        assert!(against.is_empty() || row["ceilings"][0].as_f64().unwrap() > 0.0, "{what}");
         assert!(said(&output).contains(what), "{what} is not in the table");
     }
-    let left: Vec<_> =
-        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["bench.json"]);
+    let left = |what: &str| folder.path().join(what).exists();
+    assert!(left("P6.svg") && left("P7.svg") && left("sets/people-2000/stamp.json"));
+    let runs = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(
+        !runs.into_iter().any(|name| name.to_string_lossy().starts_with("run-")),
+        "the run's own is gone"
+    );
 }
 
 #[test]
@@ -55,7 +61,7 @@ fn an_interrupted_run_leaves_nothing() {
         .unwrap();
     let has_data = || {
         let mut runs = std::fs::read_dir(folder.path()).unwrap();
-        runs.any(|run| run.unwrap().path().join("vault/data").exists())
+        runs.any(|sets| sets.unwrap().path().join("people-250.new/data").exists())
     };
     let deadline = Instant::now() + Duration::from_secs(60);
     while !has_data() {
@@ -64,15 +70,16 @@ fn an_interrupted_run_leaves_nothing() {
     }
     kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
     assert!(!run.wait().unwrap().success());
-    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none());
+    let left = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(left.collect::<Vec<_>>(), ["sets"], "what was begun of a set, for the next run to make anew");
 }
 
 #[test]
 fn what_cannot_be_is_refused_before_anything_is_started() {
     let folder = tempfile::tempdir().unwrap();
-    let output = load(folder.path(), &["bench", "--values", "6000", "--rounds", "2"]);
+    let output = load(folder.path(), &["bench", "--values", "6000", "--large", "3000"]);
     assert!(!output.status.success());
-    assert!(said(&output).contains("3200 erasures need more people than 2000"), "{}", said(&output));
+    assert!(said(&output).contains("the large one the largest"), "{}", said(&output));
 
     let output = load(folder.path(), &["drive", "erase", "--vault", "/nowhere/cloakroomd"]);
     assert!(said(&output).contains("/nowhere/cloakroomd is not there"), "{}", said(&output));
