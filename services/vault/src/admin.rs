@@ -7,6 +7,7 @@ mod json;
 pub(crate) mod keys;
 mod problem;
 mod query;
+pub(crate) mod restore;
 mod wire;
 
 pub(crate) use grpc::AdminApi;

@@ -35,6 +35,7 @@ pub(crate) struct Gate {
     turn: Mutex<()>,
     /// The root holder in force and the former one, which a move changes.
     roots: ArcSwap<(RootsConfig, Option<RootsConfig>)>,
+    figures: measure::GateFigures,
 }
 
 /// What an administrator decides.
@@ -87,6 +88,7 @@ impl Gate {
             clock,
             condition,
             shutdown,
+            figures: measure::GateFigures::new(),
         };
         if gate.owes_replay() {
             gate.shut_until_replayed();
@@ -165,6 +167,7 @@ impl Gate {
         self.serving.send_replace(Some(Arc::clone(&engine)));
         self.house.open(engine);
         self.condition.met();
+        self.figures.closed(false);
     }
 
     fn close(&self, reason: &GateReason) {
@@ -172,6 +175,7 @@ impl Gate {
         tracing::error!(reason = text, "the gate is closed: alive, not ready");
         self.condition.unmet(text.clone());
         self.house.shut(text);
+        self.figures.closed(true);
     }
 
     /// How data, keys and root holder stand to each other.
@@ -200,17 +204,23 @@ impl Gate {
         self.may(principal)?;
         let _turn = self.turn.lock().await;
         match (self.house.engine(), decision.accept) {
-            (Ok(engine), None) => Ok((false, replay(&engine, principal, &decision).await?)),
+            (Ok(engine), None) => {
+                let replayed = replay(&engine, principal, &decision).await?;
+                if !decision.dry_run {
+                    self.figures.replayed(replayed.destroyed);
+                }
+                Ok((false, replayed))
+            }
             (Ok(_), Some(_)) => {
                 Err(CallRefusal::Conflict("the gate is open: there is nothing to accept".to_owned()))
             }
+            (Err(_), _) if decision.dry_run => Ok((false, Replayed::default())),
             (Err(_), None) if self.owes_replay() && decision.replays() => {
                 let options = self.options().await.map_err(|error| refused(&error))?;
                 let opened = Engine::open(options, Arc::clone(&self.clock)).await;
                 self.go_on(opened, principal, &decision).await
             }
             (Err(closed), None) => Err(closed),
-            (Err(_), Some(_)) if decision.dry_run => Ok((false, Replayed::default())),
             (Err(_), Some(lacking)) => {
                 let options = self.options().await.map_err(|error| refused(&error))?;
                 let standing = Engine::standing(&options).await.map_err(|error| broken(&error))?;
@@ -258,6 +268,7 @@ impl Gate {
             self.shut_until_replayed();
             return Err(not_written());
         }
+        self.figures.replayed(replayed.destroyed);
         self.serve(engine);
         Ok((true, replayed))
     }
@@ -275,6 +286,7 @@ impl Gate {
         tracing::error!(reason = OWED, "the gate is closed: alive, not ready");
         self.condition.unmet(OWED);
         self.house.shut(OWED);
+        self.figures.closed(true);
     }
 
     fn may(&self, principal: &str) -> Result<(), CallRefusal> {

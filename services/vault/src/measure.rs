@@ -13,6 +13,35 @@ fn meter() -> Meter {
     global::meter("cloakroom")
 }
 
+/// Whether the gate is closed; the items that a replay of the ledger destroyed again.
+pub(crate) struct GateFigures {
+    closed: Gauge<u64>,
+    replayed: Counter<u64>,
+}
+
+impl GateFigures {
+    pub(crate) fn new() -> Self {
+        Self {
+            closed: meter()
+                .u64_gauge("cloakroom.gate.closed")
+                .with_description("1 while the vault lives and does not serve.")
+                .build(),
+            replayed: meter()
+                .u64_counter("cloakroom.gate.replayed")
+                .with_description("Values destroyed again by a replay of the ledger.")
+                .build(),
+        }
+    }
+
+    pub(crate) fn closed(&self, closed: bool) {
+        self.closed.record(closed.into(), &[]);
+    }
+
+    pub(crate) fn replayed(&self, values: u64) {
+        self.replayed.add(values, &[]);
+    }
+}
+
 /// Items answered, by verb and code.
 #[derive(Clone)]
 pub(crate) struct ItemCounter(Counter<u64>);

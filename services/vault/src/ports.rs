@@ -52,7 +52,11 @@ pub(crate) fn admin(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let routes = described(Routes::new(api).add_service(health), ADMIN)?.into_axum_router();
-    let merged = routes.reset_fallback().merge(admin::router(gate.house())).merge(admin::keys::router(gate));
+    let merged = routes
+        .reset_fallback()
+        .merge(admin::router(gate.house()))
+        .merge(admin::keys::router(Arc::clone(&gate)))
+        .merge(admin::restore::router(gate));
     Ok(merged.fallback(admin::nowhere).layer(map_response(with_faults)))
 }
 

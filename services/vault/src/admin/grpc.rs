@@ -23,7 +23,7 @@ use futures_util::stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{query, wire};
-use crate::gate::{Decision, Gate, GateView, OWED, advised};
+use crate::gate::{Decision, Gate};
 use crate::refusal::status;
 use crate::wire::{Answers, bounded, caller, within};
 
@@ -260,22 +260,7 @@ impl AdminService for AdminApi {
 
     async fn get_gate(&self, request: Request<GetGateRequest>) -> Result<Response<GetGateResponse>, Status> {
         let caller = caller(&request)?;
-        let standing = match self.gate.standing(caller.as_str()).await.map_err(status)? {
-            GateView::Open => return bounded(GetGateResponse { open: true, ..Default::default() }),
-            GateView::Closed(standing) => standing,
-        };
-        let accept = standing.acceptable();
-        bounded(GetGateResponse {
-            open: false,
-            reason: standing.closed.as_ref().map_or_else(|| OWED.to_owned(), advised),
-            accept_start_id: accept.map(|lacking| lacking.start.to_string()).unwrap_or_default(),
-            accept_frame: accept.map_or(0, |lacking| lacking.number),
-            frames: standing.frame.map_or(0, |frame| frame.number),
-            events: standing.events,
-            newest_unix_ms: standing.newest_unix_ms,
-            unnamed_slots: standing.unnamed_slots,
-            needs_replay: standing.needs_replay(),
-        })
+        bounded(wire::gate(self.gate.standing(caller.as_str()).await.map_err(status)?))
     }
 
     #[tracing::instrument(name = "restore", skip_all)]

@@ -158,7 +158,7 @@ async fn prune_log(caller: Caller, State(house): State<House>) -> Result<Json<js
 const CHANGES: &str = "no-cache";
 /// And with a tile: it never changes. Whoever is shown one has a role, so caches that others share are out.
 const NEVER_CHANGES: &str = "private, max-age=31536000, immutable";
-const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 async fn log_checkpoint(caller: Caller, State(house): State<House>) -> Result<Response, Problem> {
     let checkpoint = house.engine()?.log_checkpoint(caller.name()).await?;
@@ -230,7 +230,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 }
 
 /// The query, with no parameter that the route does not know.
-struct Asked<T>(T);
+pub(super) struct Asked<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
     type Rejection = Problem;
@@ -243,7 +243,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
 }
 
 /// The body, read as JSON whatever it calls itself. Refusals name the place, never what stands there.
-struct Body<T>(T);
+pub(super) struct Body<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Problem;
@@ -288,6 +288,8 @@ pub(crate) async fn read_request(route: u8, request: Request) -> bool {
             .is_some_and(|asked| asked.filter().is_ok() && query::page_size(asked.page_size).is_ok()),
         3 => asked::<json::ControllerQuery>(request).await.is_some(),
         4 => asked::<json::ApplyQuery>(request).await.is_some(),
+        5 => whole::<json::Restore>(request).await.is_some_and(|asked| asked.into_decision().is_ok()),
+        6 => asked::<json::LedgerQuery>(request).await.is_some(),
         _ => Text::from_request(request, &()).await.is_ok(),
     }
 }
@@ -295,7 +297,11 @@ pub(crate) async fn read_request(route: u8, request: Request) -> bool {
 async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     Bytes::from_request(request, state).await.map_err(|error| match error {
         BytesRejection::FailedToBufferBody(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::of(StatusCode::PAYLOAD_TOO_LARGE, "EXHAUSTED", "the body is larger than 4 MiB")
+            Problem::of(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "EXHAUSTED",
+                "the body is larger than this route takes",
+            )
         }
         _ => Problem::invalid("the body did not arrive whole"),
     })

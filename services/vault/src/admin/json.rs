@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use cloakroom_core::refusal::CallRefusal;
 use cloakroom_engine as engine;
-use cloakroom_proto::admin::v1::{ErasureState, LegalBasis};
+use cloakroom_proto::admin::v1::{ErasureState, GetGateResponse, LegalBasis};
 use serde::{Deserialize, Serialize};
 
 use super::wire;
+use crate::gate::Decision;
 
 const BASIS_PREFIX: &str = "LEGAL_BASIS_";
 const STATE_PREFIX: &str = "ERASURE_STATE_";
@@ -386,5 +387,80 @@ pub(super) struct Pruned {
 impl From<engine::Pruned> for Pruned {
     fn from(pruned: engine::Pruned) -> Self {
         Self { segments: pruned.segments, values: pruned.values, bytes_freed: pruned.bytes_freed }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LedgerQuery {
+    #[serde(default)]
+    pub(super) since: u64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Restore {
+    accept_start_id: String,
+    accept_frame: u64,
+    from_kafka: bool,
+    lines: Vec<String>,
+    dry_run: bool,
+    without_replay: bool,
+}
+
+impl Restore {
+    pub(super) fn into_decision(self) -> Result<Decision, CallRefusal> {
+        Ok(Decision {
+            accept: wire::frame(&self.accept_start_id, self.accept_frame)?,
+            from_kafka: self.from_kafka,
+            lines: self.lines,
+            dry_run: self.dry_run,
+            without_replay: self.without_replay,
+        })
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Restored {
+    accepted: bool,
+    entries: u64,
+    destroyed: u64,
+    dead: u64,
+    unknown: u64,
+}
+
+impl Restored {
+    pub(super) fn new(accepted: bool, replayed: &engine::Replayed) -> Self {
+        let engine::Replayed { entries, destroyed, dead, unknown, .. } = *replayed;
+        Self { accepted, entries, destroyed, dead, unknown }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Gate {
+    open: bool,
+    reason: String,
+    accept_start_id: String,
+    accept_frame: u64,
+    frames: u64,
+    events: u64,
+    newest_unix_ms: i64,
+    unnamed_slots: u64,
+    needs_replay: bool,
+}
+
+impl From<GetGateResponse> for Gate {
+    fn from(gate: GetGateResponse) -> Self {
+        Self {
+            open: gate.open,
+            reason: gate.reason,
+            accept_start_id: gate.accept_start_id,
+            accept_frame: gate.accept_frame,
+            frames: gate.frames,
+            events: gate.events,
+            newest_unix_ms: gate.newest_unix_ms,
+            unnamed_slots: gate.unnamed_slots,
+            needs_replay: gate.needs_replay,
+        }
     }
 }

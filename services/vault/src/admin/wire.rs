@@ -4,11 +4,13 @@ use cloakroom_core::ids::{FramePosition, StartId};
 use cloakroom_core::refusal::CallRefusal;
 use cloakroom_engine as engine;
 use cloakroom_proto::admin::v1::{
-    ApplyRegisterResponse, DoomedToken, Downstream, DownstreamState, Erasure, ErasureState,
+    ApplyRegisterResponse, DoomedToken, Downstream, DownstreamState, Erasure, ErasureState, GetGateResponse,
     GetStatusResponse, KeptActivity, Keys, LegalBasis, PreviewErasureResponse, PruneLogResponse,
     RegisterDownstreamResponse, ReplayErasuresResponse, VerifyLogResponse, preview_erasure_request,
     request_erasure_request,
 };
+
+use crate::gate::{GateView, OWED, advised};
 
 pub(super) fn state(state: engine::ErasureState) -> ErasureState {
     use engine::ErasureState as State;
@@ -38,6 +40,26 @@ pub(super) fn frame(start_id: &str, number: u64) -> Result<Option<FramePosition>
     let start =
         start.ok_or_else(|| CallRefusal::Invalid("accept_start_id: 32 hexadecimal digits".to_owned()))?;
     Ok(Some(FramePosition { start, number }))
+}
+
+/// How the gate stands, and what can be done.
+pub(super) fn gate(view: GateView) -> GetGateResponse {
+    let standing = match view {
+        GateView::Open => return GetGateResponse { open: true, ..Default::default() },
+        GateView::Closed(standing) => standing,
+    };
+    let accept = standing.acceptable();
+    GetGateResponse {
+        open: false,
+        reason: standing.closed.as_ref().map_or_else(|| OWED.to_owned(), advised),
+        accept_start_id: accept.map(|lacking| lacking.start.to_string()).unwrap_or_default(),
+        accept_frame: accept.map_or(0, |lacking| lacking.number),
+        frames: standing.frame.map_or(0, |frame| frame.number),
+        events: standing.events,
+        newest_unix_ms: standing.newest_unix_ms,
+        unnamed_slots: standing.unnamed_slots,
+        needs_replay: standing.needs_replay(),
+    }
 }
 
 /// The state to filter by; none for unspecified.
