@@ -23,11 +23,15 @@ pub enum HardenError {
     /// PR_SET_DUMPABLE could not be set to 0.
     #[error("cannot make the process undumpable")]
     Dumpable(#[source] io::Error),
+    /// PR_SET_THP_DISABLE could not be set to 1.
+    #[error("cannot do without huge pages")]
+    HugePages(#[source] io::Error),
 }
 
 /// No core dumps (RLIMIT_CORE 0, for children too), not dumpable (so no other process of the same user can
 /// attach or read its memory), and a look at swap. Afterwards /proc/self belongs to root: open files counted
-/// there (`/proc/self/fd`) are no longer readable for an ordinary user, even the process itself.
+/// there (`/proc/self/fd`) are no longer readable for an ordinary user, even the process itself. No huge pages
+/// either: the allocator asks for them, and each makes 2 MiB resident for one value in it.
 ///
 /// # Errors
 /// [`HardenError`]; a daemon does not start then.
@@ -36,6 +40,7 @@ pub fn harden() -> Result<Hardened, HardenError> {
     setrlimit(Resource::Core, none).map_err(|error| HardenError::CoreLimit(error.into()))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| HardenError::Dumpable(error.into()))?;
+    nix::sys::prctl::set_thp_disable(true).map_err(|error| HardenError::HugePages(error.into()))?;
     Ok(Hardened { swap: swaps_in(&fs::read_to_string("/proc/swaps").unwrap_or_default()) })
 }
 
@@ -61,6 +66,7 @@ mod tests {
             harden().unwrap();
             assert_eq!(getrlimit(Resource::Core), Rlimit { current: Some(0), maximum: Some(0) });
             assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+            assert!(nix::sys::prctl::get_thp_disable().unwrap());
             return;
         }
         let test = "process::tests::a_hardened_process_dumps_nothing";

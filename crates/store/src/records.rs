@@ -41,8 +41,8 @@ pub trait Records: Send + Sync {
         limit: usize,
     ) -> Answer<'_, Result<Vec<(Bytes, Bytes)>, StoreError>>;
 
-    /// Applies all changes at once. Survives a kill of the process when it answers, and is seen whole or not
-    /// at all after a power cut; durable against one only after [`Records::sync`].
+    /// Applies all changes at once: readers see them when it answers. After a kill or a power cut all of them are
+    /// there, or none; and all after [`Records::sync`]. Whoever applies without one can apply again.
     fn apply(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>>;
 
     /// Makes everything applied before durable. A failure is fatal.

@@ -23,8 +23,9 @@ use super::log::lock;
 use crate::records::{Batch, Records};
 use crate::{Answer, StoreError};
 
-/// What sled may keep of its pages in memory. A key tree's inner pages for a million subjects take a tenth.
-const CACHE_BYTES: u64 = 64 << 20;
+/// What sled may keep of its pages in memory, by its own count, which lags by up to 64 pages in each of its 256
+/// shards: a database takes some 40 MiB more before it stops. The kernel's page cache has the rest.
+const CACHE_BYTES: u64 = 16 << 20;
 /// How often sled's own thread works. It alone moves live pages out of old segments: without it the file
 /// would only ever grow.
 const CLEANED_EVERY_MS: u64 = 500;
@@ -67,7 +68,6 @@ impl EmbeddedRecords {
             blobs_synced: Mutex::default(),
             broken: AtomicBool::new(false),
         };
-        records.flush()?;
         records.sync_now()?;
         // sled writes its settings file without a sync.
         File::open(folder.join("conf")).and_then(|file| file.sync_all()).map_err(&failed)?;
@@ -86,11 +86,10 @@ impl EmbeddedRecords {
         }
         self.database.apply_batch(changes).map_err(database_error("applying a batch")).inspect_err(|_| {
             self.broken.store(true, Ordering::SeqCst);
-        })?;
-        self.flush()
+        })
     }
 
-    /// Hands to the system what sled still holds.
+    /// Hands to the system what sled still holds. Costs as much as a sync: sled waits for the disk here.
     fn flush(&self) -> Result<(), StoreError> {
         self.database.flush().map_err(database_error("flushing")).inspect_err(|_| {
             self.broken.store(true, Ordering::SeqCst);
@@ -101,6 +100,7 @@ impl EmbeddedRecords {
     fn sync_now(&self) -> Result<(), StoreError> {
         let mut blobs_synced = lock(&self.blobs_synced);
         self.sound()?;
+        self.flush()?;
         self.sync_blobs(&mut blobs_synced)
             .and_then(|()| {
                 rustix::fs::fdatasync(&self.file)
