@@ -5,6 +5,8 @@
 #   scripts/setup.sh check    ... and `make check`
 #   scripts/setup.sh test     ... and `make test`
 #   scripts/setup.sh fuzz     ... and `make fuzz`
+#   scripts/setup.sh bench    ... and `make bench`
+#   scripts/setup.sh perf     ... and `make check-perf`
 #   scripts/setup.sh all      everything
 #
 # System packages come by apt-get, as root or through sudo; elsewhere the list is printed and the rest is
@@ -20,14 +22,17 @@ readonly BUF_VERSION=1.75.0
 readonly JAVA_MIN=17
 readonly CARGO_FUZZ_VERSION=0.13.2
 
-case "$GOAL" in run | check | test | fuzz | all) ;; *) echo "usage: $0 run|check|test|fuzz|all" >&2; exit 2 ;; esac
+case "$GOAL" in
+    run | check | test | fuzz | bench | perf | all) ;;
+    *) echo "usage: $0 run|check|test|fuzz|bench|perf|all" >&2; exit 2 ;;
+esac
 PURPOSE="\`make $GOAL\`"
 [[ "$GOAL" == all ]] && PURPOSE="all of the Makefile"
 
 missing=()  # Debian packages to install
 required=() # things without which we cannot go on
 by_hand=()  # what no system package brings
-absent=()   # things that some tests alone need
+absent=()   # things that some tests or measurements alone need
 
 wants() { [[ "$GOAL" == all || "$GOAL" == "$1" ]]; }
 
@@ -78,6 +83,19 @@ kafka_needs() {
     fi
 }
 
+# Debian has its programs beside each other by version, and pgcrypto in the same package.
+postgres_needs() {
+    local folder
+    for folder in /usr/lib/postgresql/*/bin; do
+        if [[ -x "$folder/initdb" ]]; then have PostgreSQL "$folder"; return 0; fi
+    done
+    if command -v initdb >/dev/null; then have PostgreSQL "$(command -v initdb)"; return 0; fi
+    # The package also starts a server of the system's own, which nothing here uses.
+    printf '  missing  %-22s %s\n' PostgreSQL "a peer that the vault is measured against"
+    missing+=(postgresql)
+    absent+=(PostgreSQL)
+}
+
 java_package() {
     if command -v apt-cache >/dev/null && ! apt-cache show openjdk-17-jre-headless >/dev/null 2>&1 &&
         apt-cache show openjdk-21-jre-headless >/dev/null 2>&1; then
@@ -106,7 +124,7 @@ look() {
     library_for openssl "TLS to Kafka" libssl-dev
     library_for zlib "compression to Kafka" zlib1g-dev
     library_for tss2-esys "roots in a TPM" libtss2-dev
-    if wants check || wants test; then
+    if wants check || wants test || wants bench; then
         command_for python3 "runs the example generator, fetches tools" python3
         if command -v python3 >/dev/null && python3 -c 'import venv, ensurepip' 2>/dev/null; then
             have "python3 venv" "$(python3 -c 'import sys; print(sys.version.split()[0])')"
@@ -121,6 +139,11 @@ look() {
         command_for go "checks the log with Go's checksum-database packages" golang-go
         kafka_needs
     fi
+    if wants bench; then
+        [[ "$GOAL" == all ]] || kafka_needs
+        postgres_needs
+    fi
+    if wants perf; then command_for valgrind "counts the instructions of a read" valgrind; fi
 }
 
 # How a system package can be installed here: "", "sudo", or failure.
@@ -141,10 +164,10 @@ install_system_packages() {
         if command -v apt-get >/dev/null; then echo "  apt-get install --no-install-recommends ${packages[*]}"; fi
         if [[ ${#required[@]} != 0 ]]; then exit 1; fi
         if [[ "${CI:-}" == true ]]; then
-            echo "In CI the tests against Apache Kafka must run: ${absent[*]} missing." >&2
+            echo "In CI everything must run: ${absent[*]} missing." >&2
             exit 1
         fi
-        echo "Until then the tests against Apache Kafka fail; the others run."
+        echo "Until then what needs ${absent[*]} fails; the rest runs."
         return 0
     fi
     echo
@@ -229,9 +252,9 @@ if [[ -n "${NO_INSTALL:-}" ]]; then exit 0; fi
 if wants check || wants test; then cargo_tools; fi
 if wants check; then buf_tool; fi
 if wants fuzz; then fuzz_tool; fi
+if wants test || wants bench; then python_tools scripts/test-servers.txt; fi
 if wants test; then
     python_tools scripts/python-client.txt
-    python_tools scripts/test-servers.txt
     log_verifier
 fi
 echo "Ready for $PURPOSE."

@@ -11,6 +11,7 @@ use crate::error::LoadError;
 use crate::house::{Certs, Echo};
 use crate::machine::{Machine, measured, written_bytes};
 use crate::mixed::{Again, Mixed};
+use crate::peer::Peers;
 use crate::report::{Goal, Kind, Report};
 use crate::set::Set;
 use crate::stock::{CONNECTIONS, Places, Stock};
@@ -19,9 +20,9 @@ use crate::work::{Connections, Read, Server, Write};
 /// Unary calls in flight, as the goal of P1 names them.
 pub(crate) const UNARY_IN_FLIGHT: usize = 64;
 /// Open load runs at this share of the best rate: where a server is, not where it breaks.
-const OPEN_SHARE: f64 = 0.5;
+pub(crate) const OPEN_SHARE: f64 = 0.5;
 /// Batches of Detokenize: items a call, calls in flight.
-const BATCHES: [(usize, usize, Kind); 2] = [(100, 16, BATCH_100), (1_000, 8, BATCH_1000)];
+pub(crate) const BATCHES: [(usize, usize, Kind); 2] = [(100, 16, BATCH_100), (1_000, 8, BATCH_1000)];
 /// People a call of Tokenize under load: 99 values.
 const WRITE_PEOPLE: u32 = 33;
 const WRITE_IN_FLIGHT: usize = 32;
@@ -35,7 +36,7 @@ const MIXED_IN_FLIGHT: usize = 128;
 /// Each commit syncs twice: the key database, then the log.
 const SYNCS_A_COMMIT: u64 = 2;
 
-const RATE: Kind = Kind {
+pub(crate) const RATE: Kind = Kind {
     id: "P1",
     what: "Detokenize, unary, 64 in flight",
     unit: " /s",
@@ -49,7 +50,7 @@ const P99: Kind = Kind {
     against: "echo",
     goal: Goal::RatioAtMost(1.5),
 };
-const BATCH_100: Kind = Kind {
+pub(crate) const BATCH_100: Kind = Kind {
     id: "P2",
     what: "Detokenize, batches of 100",
     unit: " values/s",
@@ -71,7 +72,7 @@ const ERASE_LATENCY: Kind = Kind {
     against: "small set",
     goal: Goal::RatioAtMost(2.0),
 };
-const ERASE_RATE: Kind = Kind {
+pub(crate) const ERASE_RATE: Kind = Kind {
     id: "P5",
     what: "RequestErasure, 256 in flight",
     unit: " /s",
@@ -89,8 +90,12 @@ pub(crate) struct Settings {
     /// People in the small, the main and the large set.
     pub(crate) people: [u32; 3],
     pub(crate) rounds: u64,
+    /// Whether a peer or a broker that is not here ends the run.
+    pub(crate) all_required: bool,
     /// How long each step is measured.
     pub(crate) time: Duration,
+    /// How long more is asked of the vault than it can bear.
+    pub(crate) overload: Duration,
     /// How the report says what was asked.
     pub(crate) command: String,
 }
@@ -134,6 +139,9 @@ pub(crate) async fn bench(settings: &Settings, progress: &dyn Fn(&str)) -> Resul
     let [small, main, large] = settings.people;
     let (small, main) = (open("small", small).await?, open("main", main).await?);
     let large = open("large", large).await?;
+    progress("starting the peers and giving them the values");
+    let people = u32::try_from(main.set.people()).unwrap_or(u32::MAX);
+    let peers = Peers::start(&certs, folder, people, settings.rounds, settings.all_required).await?;
     let values = [&small, &main, &large].map(Stock::values);
     let report = Report::new(machine, values, settings.command.clone());
     let mut bench = Bench { settings, places, echo, to_echo, small, main, large, report, seed: 0 };
@@ -145,9 +153,18 @@ pub(crate) async fn bench(settings: &Settings, progress: &dyn Fn(&str)) -> Resul
         bench.tokenize().await?;
         bench.mixed().await?;
         bench.erase().await?;
+        bench.peers(&peers).await?;
     }
+    peers.stop().await;
+    progress("latency against load");
+    bench.curve().await?;
+    progress("three times the load it can bear");
+    bench.overload().await?;
+    progress("erasures to two stores over Apache Kafka");
+    bench.broadcast().await?;
     progress("starts after kill -9");
     bench.starts().await?;
+    bench.charts();
     bench.echo.stop().await;
     for stock in [bench.small, bench.main, bench.large] {
         stock.vault.stop().await;
@@ -176,7 +193,7 @@ impl Bench<'_> {
     }
 
     /// One step, noted in the report with what it used.
-    async fn driven<W: Work>(
+    pub(crate) async fn driven<W: Work>(
         &mut self,
         name: &str,
         server: Server,

@@ -27,7 +27,7 @@ const VERIFY_WITHIN: Duration = Duration::from_secs(600);
 /// How long the certificates last: longer than any run.
 const DAYS: i64 = 7;
 /// Who has a certificate: its name, and its place in the trust domain.
-const HOLDERS: [(&str, &str); 7] = [
+const HOLDERS: [(&str, &str); 8] = [
     ("vault", "vault"),
     ("echo", "echo"),
     ("load", "service/load"),
@@ -35,6 +35,7 @@ const HOLDERS: [(&str, &str); 7] = [
     ("mail", "downstream/mail"),
     ("affiliate", "downstream/affiliate"),
     ("bao", "bao"),
+    ("kafka", "kafka"),
 ];
 
 /// Certificates for everybody of one run.
@@ -214,19 +215,27 @@ fn configuration(
     let quoted = |path: PathBuf| toml::Value::from(path.to_string_lossy().into_owned()).to_string();
     let at = |name: &str| quoted(folder.join(name));
     let cert = |name: &str| quoted(certs.folder.join(name));
+    let bus = match kafka {
+        None => String::new(),
+        Some(bootstrap) => format!(
+            "bootstrap = \"{bootstrap}\"\ntls = {{ cert = {}, key = {}, ca = {} }}\n",
+            cert("vault.pem"),
+            cert("vault.key"),
+            cert("ca.pem")
+        ),
+    };
     format!(
         "listen = \"{vault}\"\ndata = {}\nkeys = {}\nroots.folder = {}\n\
          admins = [\"spiffe://{TRUST_DOMAIN}/person/dpo\"]\n\n\
          [admin]\nlisten = \"{admin}\"\n\n[health]\nlisten = \"{health}\"\n\n\
          [tls]\ncert = {}\nkey = {}\nca = {}\n\n[memory]\nallow_unlocked = true\n\n\
-         [kafka]\nbootstrap = \"{}\"\n",
+         [kafka]\n{bus}",
         at("data"),
         at("keys"),
         at("roots"),
         cert("vault.pem"),
         cert("vault.key"),
         cert("ca.pem"),
-        kafka.unwrap_or_default(),
     )
 }
 

@@ -8,13 +8,17 @@
 //! | [`people`], [`set`], [`stock`] | invented values, what is known of them, a vault filled with them |
 //! | [`ceiling`], [`echo`] | the cipher, the disk and the wire alone |
 //! | [`house`], [`child`] | vaults and echo as processes |
+//! | [`peer`] | what a team would take instead |
+//! | [`overload`], [`broadcast`] | too much load; erasures all the way to the stores that hold copies |
 //! | [`flat`] | the same at every size: memory, disk, starts |
-//! | [`machine`], [`report`], [`chart`] | what the kernel tells, and what is printed |
+//! | [`machine`], [`report`], [`chart`], [`curve`] | what the kernel tells, and what is printed |
 
 mod bench;
+mod broadcast;
 mod ceiling;
 mod chart;
 mod child;
+mod curve;
 mod drive;
 mod echo;
 mod error;
@@ -22,6 +26,8 @@ mod flat;
 mod house;
 mod machine;
 mod mixed;
+mod overload;
+mod peer;
 mod people;
 mod report;
 mod set;
@@ -115,6 +121,12 @@ struct BenchArgs {
     /// Seconds that each step is measured [default: 10; 1 with --quick]
     #[arg(long)]
     seconds: Option<f64>,
+    /// Go on without OpenBao, PostgreSQL or Apache Kafka where they are not here, as --quick does
+    #[arg(long)]
+    optional: bool,
+    /// Seconds at three times the load that it can bear [default: 60; 8 with --quick]
+    #[arg(long)]
+    overload_seconds: Option<f64>,
     /// Where the JSON goes
     #[arg(long, value_name = "FILE", default_value = "target/load-tests/bench.json")]
     json: PathBuf,
@@ -183,7 +195,7 @@ fn within_runtime(work: impl Future<Output = Result<(), LoadError>>) -> Result<(
 
 async fn run_bench(arguments: BenchArgs) -> Result<(), LoadError> {
     let quick = arguments.quick;
-    let (sizes, seconds) = if quick { (QUICK_VALUES, 1.0) } else { (VALUES, 10.0) };
+    let (sizes, seconds, overload) = if quick { (QUICK_VALUES, 1.0, 8.0) } else { (VALUES, 10.0, 60.0) };
     let asked = [arguments.small, arguments.places.values, arguments.large];
     let mut people = [0; 3];
     for ((people, asked), size) in people.iter_mut().zip(asked).zip(sizes) {
@@ -199,7 +211,9 @@ async fn run_bench(arguments: BenchArgs) -> Result<(), LoadError> {
         sets: arguments.places.sets(),
         people,
         rounds: arguments.rounds,
+        all_required: !(quick || arguments.optional),
         time: seconds_of(arguments.seconds.unwrap_or(seconds))?,
+        overload: seconds_of(arguments.overload_seconds.unwrap_or(overload))?,
         command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
     };
     let report = bench::bench(&settings, &say).await?;

@@ -180,6 +180,12 @@ impl Report {
         row.map(|row| (row.figures.clone(), row.ceilings.clone())).unwrap_or_default()
     }
 
+    /// A step's latencies in milliseconds, p50 or p99, a value a round.
+    pub(crate) fn latencies(&self, name: &str, quantile: f64) -> Vec<f64> {
+        let step = self.steps.iter().find(|step| step.name == name);
+        step.map(|step| if quantile > 0.5 { &step.p99_ms } else { &step.p50_ms }).cloned().unwrap_or_default()
+    }
+
     /// A step's rates, a value a round.
     pub(crate) fn rates(&self, name: &str) -> Vec<f64> {
         let step = self.steps.iter().find(|step| step.name == name).map(|step| step.rate.clone());

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use cloakroom_client::proto::admin::v1::{
-    ErasureState, LegalBasis, RequestErasureRequest, request_erasure_request,
+    Erasure, ErasureState, LegalBasis, RequestErasureRequest, request_erasure_request,
 };
 use cloakroom_client::proto::vault::v1::vault_service_client::VaultServiceClient;
 use cloakroom_client::proto::vault::v1::{
@@ -355,12 +355,12 @@ pub(crate) struct Erase {
     pub(crate) set: Arc<Set>,
 }
 
-impl Work for Erase {
-    fn items(&self) -> u64 {
-        1
-    }
-
-    async fn call(&self, connection: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
+impl Erase {
+    /// Erases the next person; returns once all keys of theirs are destroyed.
+    ///
+    /// # Errors
+    /// [`LoadError::Wrong`], [`LoadError::Client`]; [`LoadError::Usage`] once there is nobody left.
+    pub(crate) async fn erased(&self, connection: usize) -> Result<Erasure, LoadError> {
         const VERB: &str = "request_erasure";
         let nobody = || LoadError::Usage("the data set is too small for so many erasures".to_owned());
         let person = self.set.condemn().ok_or_else(nobody)?;
@@ -379,6 +379,17 @@ impl Work for Erase {
         if !destroyed || erasure.tokens as usize != FIELDS.len() || answer.subject_salt.is_empty() {
             return Err(wrong(VERB, person, "its keys are not destroyed"));
         }
+        Ok(erasure)
+    }
+}
+
+impl Work for Erase {
+    fn items(&self) -> u64 {
+        1
+    }
+
+    async fn call(&self, connection: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
+        self.erased(connection).await?;
         Ok(Outcome::Answered)
     }
 }
