@@ -69,7 +69,10 @@ impl House {
         } else {
             match self.tree.with_key(version.slot, |_| ()).await {
                 Ok(Some(())) => TokenState::Active,
-                Ok(None) => TokenState::Erased,
+                Ok(None) => match self.dead(stored.subject, version.slot).await {
+                    refusal if refusal.code == Code::Erased => TokenState::Erased,
+                    lost => return Err(lost),
+                },
                 Err(fault) => return Err(crate::EngineError::from(fault).for_item()),
             }
         };

@@ -22,8 +22,8 @@ use crate::lease::Kept;
 use crate::ledger::{Export, Replayed};
 use crate::{
     AppliedRegister, Description, DetokenizeRequest, EngineError, ErasureFilter, ErasureRequest, ErasureView,
-    Fact, GateReason, LogVerdict, LookupRequest, Matches, Opened, Preview, Pruned, Standing, Status,
-    TokenizeRequest, Tokenized, Who, open, restore,
+    Fact, GateReason, KeyBackupView, LogVerdict, LookupRequest, Matches, Opened, Preview, Pruned, Standing,
+    Status, TokenizeRequest, Tokenized, Who, open, restore,
 };
 
 /// How a vault runs.
@@ -59,6 +59,8 @@ pub struct Options {
     pub lookup_per_second: u32,
     /// And at once.
     pub lookup_burst: u32,
+    /// How long the root of a key backup stays in escrow; 0: there are no key backups.
+    pub key_backup_window_ms: u64,
     /// Principals that may everything at the admin endpoint.
     pub admins: Vec<String>,
     /// What announcements say they come from.
@@ -99,6 +101,7 @@ impl Options {
             commit_events_max: 4_096,
             lookup_per_second: 10,
             lookup_burst: 100,
+            key_backup_window_ms: 0,
             admins: vec![],
             source: "cloakroom".to_owned(),
             bus: BusOptions::Off,
@@ -131,7 +134,7 @@ impl Engine {
     /// # Errors
     /// What the disk, another process or the memory lock refuse.
     pub async fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Opened, EngineError> {
-        open::open(options, clock, &mut (), None).await
+        open::open(options, clock, &mut (), None, None).await
     }
 
     /// [`Engine::open`] on an older log: `lacking` is the newest frame that the keys have recorded and this log
@@ -145,7 +148,21 @@ impl Engine {
         clock: Arc<dyn Clock>,
         lacking: FramePosition,
     ) -> Result<Opened, EngineError> {
-        open::open(options, clock, &mut (), Some(lacking)).await
+        open::open(options, clock, &mut (), Some(lacking), None).await
+    }
+
+    /// [`Engine::open`] on keys that were restored from a key backup whose root is in escrow: goes on above every key
+    /// commit that the holder and the log know, says in the log what the backup lacks, and forgets again what was
+    /// forgotten since. All escrows end with it. Gated where the keys are no such backup.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub async fn open_escrowed(
+        options: Options,
+        clock: Arc<dyn Clock>,
+        principal: &str,
+    ) -> Result<Opened, EngineError> {
+        open::open(options, clock, &mut (), None, Some(principal)).await
     }
 
     /// What the stores below `options` lack, and what it would cost to go on with them. Nothing is changed.
@@ -166,7 +183,7 @@ impl Engine {
         clock: Arc<dyn Clock>,
         layers: &mut dyn open::Layers,
     ) -> Result<Opened, EngineError> {
-        open::open(options, clock, layers, None).await
+        open::open(options, clock, layers, None, None).await
     }
 
     #[allow(clippy::too_many_arguments)] // made in one place, at the end of a start
@@ -555,6 +572,23 @@ impl Engine {
         holder: Arc<dyn RootHolder>,
     ) -> Result<KeysView, CallRefusal> {
         self.house.move_keys(principal, holder).await
+    }
+
+    /// Makes a key backup, whose root stays in escrow for the configured window. Its bytes stand in a file without a
+    /// name, from its start.
+    ///
+    /// # Errors
+    /// As [`Engine::keys`]; for administrators. [`CallRefusal::Conflict`] where no window is configured.
+    pub async fn back_up_keys(&self, principal: &str) -> Result<(KeyBackupView, std::fs::File), CallRefusal> {
+        self.house.back_up_keys(principal).await
+    }
+
+    /// Ends the escrow of a key backup before its time; without an `id` all of them.
+    ///
+    /// # Errors
+    /// As [`Engine::keys`]; for administrators.
+    pub async fn end_key_backup(&self, principal: &str, id: &str) -> Result<KeysView, CallRefusal> {
+        self.house.end_key_backup(principal, id).await
     }
 
     /// Replays the whole log and compares.

@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 use crate::EngineError;
 use crate::codec;
 use crate::durable::Durable;
+use crate::key_backups::KeyBackups;
 use crate::keys::Asked;
 use crate::projection;
 use crate::proposal::{Closed, Declined, Draft, Guard, Proposal};
@@ -50,6 +51,7 @@ pub(crate) struct House {
     pub(crate) kafka_bootstrap: String,
     pub(crate) bus: Option<BusConfig>,
     pub(crate) disk: Disk,
+    pub(crate) key_backups: KeyBackups,
     pub(crate) lookup_rate: crate::lookup::Rate,
     /// What operators ask of the writer.
     pub(crate) orders: mpsc::Sender<Asked>,
@@ -213,7 +215,7 @@ impl House {
                 None => {
                     let newest = self.version(value, stored).await.map_err(|error| error.for_item())?;
                     if newest.slot == version.slot {
-                        return Err(Refusal::new(Code::Erased, "the value was erased"));
+                        return Err(self.dead(stored.subject, version.slot).await);
                     }
                     version = newest;
                 }
@@ -368,6 +370,12 @@ pub(crate) async fn read_erasure(
         && let Some(bytes) = log.event(closed).await?
     {
         erasure.apply(closed, &codec::decode(closed, bytes)?);
+    }
+    let settled = projection::read_number(projections, &projection::about(b'z', fence)).await?;
+    if let Some(settled) = settled.map(EventNumber)
+        && let Some(bytes) = log.event(settled).await?
+    {
+        erasure.apply(settled, &codec::decode(settled, bytes)?);
     }
     for (number, event) in read_chain(log, projections, fence).await?.into_iter().skip(1) {
         erasure.apply(number, &event);

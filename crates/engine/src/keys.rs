@@ -2,9 +2,10 @@
 //!
 //! Both are one batch of the writer's ([`cloakroom_keytree::TreeWriter`]); it obeys between groups.
 
+use std::fs::File;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
 
+use cloakroom_core::ids::RootId;
 use cloakroom_core::refusal::CallRefusal;
 use cloakroom_keytree::holder::quorum::boot_time;
 use cloakroom_keytree::{Fault, HolderError, RootHolder};
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::EngineError;
 use crate::house::House;
+use crate::key_backups::KeyBackupView;
 use crate::lease::Held;
 use crate::writer::Writer;
 
@@ -34,6 +36,10 @@ pub struct KeysView {
     pub roots_held: u64,
     /// Holders in which a former root is not proved gone.
     pub left: Vec<String>,
+    /// Key backups whose roots are in escrow, oldest first.
+    pub backups: Vec<KeyBackupView>,
+    /// Closed fences that are not final: a root in escrow reaches them.
+    pub not_final: u64,
     /// What the holder failed to do, until it does: while this says anything fences may stay open.
     pub trouble: String,
 }
@@ -46,6 +52,10 @@ pub(crate) enum Order {
     Rotate,
     /// The root to another holder, owned there by now.
     Move(Held),
+    /// A key backup, written into a file.
+    BackUp { principal: String, window_ms: u64, into: File },
+    /// An escrow ended before its time; without a root, all.
+    EndBackup(Option<RootId>),
 }
 
 /// An order on its way, and where its answer goes.
@@ -64,6 +74,8 @@ impl Writer {
             Order::Tell => None,
             Order::Rotate => self.rotate().await?,
             Order::Move(held) => self.move_roots(held).await?,
+            Order::BackUp { principal, window_ms, into } => self.back_up(principal, window_ms, into).await?,
+            Order::EndBackup(root) => self.end_backup(root).await?,
         };
         self.tell();
         let answer = match refused {
@@ -96,7 +108,7 @@ impl Writer {
                 Ok(None)
             }
             Err(fault @ Fault::RootStays(_)) => {
-                self.root_stays = Some(Instant::now());
+                self.root_stays_after_all();
                 let text = EngineError::from(fault).chain();
                 self.trouble = Some(text.clone());
                 Ok(Some(text))
@@ -110,6 +122,7 @@ impl Writer {
     /// Shows status and metrics how the keys stand.
     pub(crate) fn tell(&self) {
         let (holder, state) = (self.tree.holder(), self.tree.state());
+        let (backups, not_final) = self.backups_view();
         *self.state.keys.write().unwrap_or_else(PoisonError::into_inner) = KeysView {
             holder: holder.kind().to_owned(),
             place: holder.place(),
@@ -119,6 +132,8 @@ impl Writer {
             lease_ms: holder.lease().map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
             roots_held: 0,
             left: state.left.iter().map(|left| left.holder.clone()).collect(),
+            backups,
+            not_final,
             trouble: self.trouble.clone().unwrap_or_default(),
         };
     }

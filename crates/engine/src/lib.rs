@@ -8,7 +8,7 @@
 //! - [`Engine::log_checkpoint`] and on: `proof` (the log's Merkle tree, its tiles and proofs), `prune`
 //! - the way in: `proposal` (what a verb asks for), `writer` (the one task that commits), [`durable`]
 //! - the way back: `house` (reading), `projection`, `state`, [`codec`]
-//! - [`open`]: a start; [`backup`]: copies of the data;
+//! - [`open`]: a start; [`backup`]: copies of the data; [`key_backups`]: of the keys, for a time;
 //!   [`restore`]: what a restored vault lacks; [`ledger`]: what was erased since; `announce`, `collect`: the bus
 //!
 //! Invariants:
@@ -31,6 +31,7 @@ mod error;
 pub mod fact;
 mod house;
 mod idempotency;
+pub mod key_backups;
 pub mod keys;
 mod lease;
 pub mod ledger;
@@ -66,6 +67,7 @@ pub use engine::{BusOptions, Engine, Options};
 pub use erase::{ErasureRequest, Preview, Who};
 pub use error::EngineError;
 pub use fact::Fact;
+pub use key_backups::{KeyBackupFile, KeyBackupView};
 pub use keys::KeysView;
 pub use ledger::Replayed;
 pub use lookup::{LookupItem, LookupRequest, Match, Matches};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cloakroom_bus::{Bootstrap, BusConfig, EmbeddedBroker, Signer};
 use cloakroom_core::clock::Clock;
-use cloakroom_core::event::{Body, Event, Started, SystemKeyKind, SystemKeyMade};
+use cloakroom_core::event::{Body, Event, KeysRestored, Started, SystemKeyKind, SystemKeyMade};
 use cloakroom_core::ids::{CommitPosition, EventNumber, FramePosition, Slot, StartId, Subtree, TreeId};
 use cloakroom_crypto::address::AddressKey;
 use cloakroom_crypto::sign::{SigningKey, VerifyingKey};
@@ -22,6 +22,7 @@ use cloakroom_store::{AccessLog, Frame, Hashes, Log, LogEnd, Records, StoreError
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::house::{Disk, House, VALUES_IN_FLIGHT, read_erasure};
+use crate::key_backups::{Escrowed, KeyBackups, condemned_since};
 use crate::lease::{self, Kept};
 use crate::proposal::{BLANK, Draft, NewKey};
 use crate::state::{DayKey, NEEDED_KEYS, Seed, State};
@@ -31,7 +32,7 @@ use crate::writer::{Tail, Writer, WriterLimits};
 use crate::{BusOptions, Engine, EngineError, Options, announce, codec, collect, projection};
 
 /// The format of the data and keys folders.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 /// Locked memory besides the cache: value keys under way, pages being edited, the vault's own keys.
 const WORKING_BYTES: usize = 4 << 20;
 
@@ -148,6 +149,22 @@ impl Looked {
         }
     }
 
+    /// The reason why keys that were restored from a backup cannot be gone on from.
+    pub(crate) async fn backup_gate(&self) -> Result<Option<GateReason>, EngineError> {
+        let view = LogView {
+            tree: self.survey.tree,
+            rests_on: None,
+            starts: &self.survey.starts,
+            newest: self.newest(),
+            abandoned: &self.survey.abandoned,
+        };
+        match self.found.check_backup(view).await {
+            Ok(()) => Ok(None),
+            Err(Fault::Gate(reason)) => Ok(Some(reason)),
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
     /// What the witness may say without this vault being behind.
     fn witness(&self, accepted: Option<FramePosition>) -> Witness {
         let abandoned: Vec<FramePosition> = self.survey.abandoned.iter().copied().chain(accepted).collect();
@@ -198,9 +215,14 @@ pub(crate) async fn open(
     clock: Arc<dyn Clock>,
     layers: &mut dyn Layers,
     accepted: Option<FramePosition>,
+    restored_by: Option<&str>,
 ) -> Result<Opened, EngineError> {
     let looked = look(&options, layers).await?;
-    if let Some(reason) = looked.gate(accepted).await? {
+    let gate = match restored_by {
+        None => looked.gate(accepted).await?,
+        Some(_) => looked.backup_gate().await?,
+    };
+    if let Some(reason) = gate {
         return Ok(Opened::Gated(reason));
     }
     let (ahead, heard) = looked.witnessed(&options, accepted).await?;
@@ -213,14 +235,30 @@ pub(crate) async fn open(
     let Looked { stores, mut found, kept, end, survey } = looked;
     let start = StartId(random::id16());
     stores.log.cut().await?;
-    let rests_on = found.prepare(start).await?;
     if survey.rebuild {
         tracing::warn!("projections are rebuilt from the log");
         projection::clear(&*stores.projections).await?;
     }
+    if restored_by.is_some() && found.restoring().is_none() {
+        catch_up(&*stores.log, &*stores.projections, end.events).await?;
+        let escrowed = Escrowed::read(&*stores.log, &*stores.projections, clock.now_unix_ms()).await?;
+        if found.root().is_none_or(|root| escrowed.event_of(root).is_none()) {
+            let text = "these keys are no key backup whose root is in escrow: no event of the log names it";
+            return Err(EngineError::BackupRefused(text.to_owned()));
+        }
+        let log_ends = projection::log_ends(&*stores.projections).await?;
+        found.adopt(start, &log_ends, end.rests_on).await?;
+    }
+    let rests_on = found.prepare(start).await?;
     let software = env!("CARGO_PKG_VERSION").to_owned();
     let started = Started { start, tree: found.tree_id(), software, owner: found.owner().0, abandons };
-    let tail = mark(&stores, &end, started, rests_on, &*clock).await?;
+    let mut bodies = vec![Body::Started(started)];
+    if let Some(root) = found.restoring() {
+        let principal = restored_by.unwrap_or_default().to_owned();
+        let lacking = found.lost().to_vec();
+        bodies.push(Body::KeysRestored(KeysRestored { root, at: rests_on, lacking, principal }));
+    }
+    let tail = mark(&stores, &end, start, bodies, rests_on, &*clock).await?;
     catch_up(&*stores.log, &*stores.projections, tail.events).await?;
     serve(options, clock, stores, (found, kept), witness, start, tail).await.map(Opened::Ready)
 }
@@ -325,11 +363,11 @@ async fn follows(
 async fn mark(
     stores: &Stores,
     end: &LogEnd,
-    started: Started,
+    start: StartId,
+    bodies: Vec<Body>,
     rests_on: CommitPosition,
     clock: &dyn Clock,
 ) -> Result<Tail, EngineError> {
-    let (start, body) = (started.start, Body::Started(started));
     let (number, previous_hash) = end.newest.map_or((0, [0; 32]), |(at, hash)| (at.number, hash));
     let frame = Frame {
         at: FramePosition { start, number: number.saturating_add(1) },
@@ -338,11 +376,15 @@ async fn mark(
         durable_number: number,
         ends: vec![],
         first_event: EventNumber(end.events.saturating_add(1)),
-        events: vec![codec::encode(&Event { at: clock.now_unix_ms(), body })],
+        events: bodies
+            .into_iter()
+            .map(|body| codec::encode(&Event { at: clock.now_unix_ms(), body }))
+            .collect(),
     };
+    let events = end.events.saturating_add(frame.events.len() as u64);
     let hash = stores.log.append(&frame, true).await?;
     stores.log.sync().await?;
-    Ok(Tail { newest: Some((frame.at, hash)), events: end.events.saturating_add(1) })
+    Ok(Tail { newest: Some((frame.at, hash)), events })
 }
 
 /// Applies to the projections what the log has and they lack.
@@ -369,7 +411,7 @@ async fn serve(
     options: Options,
     clock: Arc<dyn Clock>,
     stores: Stores,
-    (found, kept): (Found, Kept),
+    (mut found, kept): (Found, Kept),
     witness: (Witness, bool),
     start: StartId,
     tail: Tail,
@@ -382,6 +424,13 @@ async fn serve(
     }
     let fenced: Vec<Slot> = fences.iter().flat_map(|(_, slots)| slots).copied().collect();
     let log_ends = projection::log_ends(&*projections).await?;
+    let escrowed = Escrowed::read(&*log, &*projections, clock.now_unix_ms()).await?;
+    found.end_escrows(escrowed.ended(&found));
+    if let Some(root) = found.restoring() {
+        // The newest of those with this root: the start that began the restoring has ended none.
+        let made = escrowed.event_of(root).unwrap_or(EventNumber(0));
+        found.forget_again(condemned_since(&*log, &*projections, made).await?);
+    }
     let started = found.start(start, Some(&log_ends), &fenced, tail.newest.map(|(at, _)| at)).await?;
     let roots_gone = started.root_stays.is_none();
     let mut tree = started.writer;
@@ -417,6 +466,7 @@ async fn serve(
         tail,
         log_ends,
     );
+    writer.escrowed = escrowed;
     writer.moved = kept.moved.clone();
     state.fence(fenced);
     writer.close_old_fences(fences, roots_gone).await?;
@@ -455,6 +505,7 @@ fn start_tasks(
         },
         bus: bus.clone(),
         disk: stores.disk,
+        key_backups: KeyBackups { window_ms: options.key_backup_window_ms, folder: options.keys.clone() },
         lookup_rate: crate::lookup::Rate::new(options.lookup_per_second, options.lookup_burst),
         orders,
         gated: watch::channel(None).0,

@@ -255,3 +255,41 @@ pub(crate) async fn clear(records: &dyn Records) -> Result<(), EngineError> {
     done.remove(APPLIED);
     Ok(records.commit(done).await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use cloakroom_core::ids::{CommitPosition, FramePosition};
+    use cloakroom_store::embedded::EmbeddedRecords;
+
+    use super::*;
+
+    /// Applies a frame of one event that was written at `at`.
+    async fn written(records: &dyn Records, event: u64, at: UnixMs) {
+        let start = StartId([1; 16]);
+        let frame = Frame {
+            at: FramePosition { start, number: event },
+            previous_hash: [0; 32],
+            rests_on: CommitPosition { start, number: 1 },
+            durable_number: 0,
+            ends: vec![],
+            first_event: EventNumber(event),
+            events: vec![Bytes::new()],
+        };
+        let body = Body::ErasureOverdue { fence: EventNumber(1), previous: EventNumber(1) };
+        records.apply(changes(&frame, &[Event { at, body }], Some(start))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_jumped_back_takes_no_hour_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = EmbeddedRecords::open(folder.path()).unwrap();
+        for (event, hour) in [(1, 90), (2, 10), (3, 40), (4, 11)] {
+            written(&records, event, hour * HOUR_MS + 5).await;
+        }
+        let since = async |event| latest_since(&records, EventNumber(event)).await.unwrap() / HOUR_MS;
+        assert_eq!(since(0).await, 90);
+        assert_eq!(since(1).await, 40, "what was written before says nothing");
+        assert_eq!(since(3).await, 11);
+        assert_eq!(since(4).await, 0);
+    }
+}

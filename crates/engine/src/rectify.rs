@@ -78,7 +78,11 @@ impl House {
             let Some(former) = subject.values.get(&resolved.number).filter(|value| value.living) else {
                 return Err(Refusal::new(Code::Erased, "the value was erased"));
             };
-            if self.open(resolved.number, stored).await?.same_as(value) {
+            let same = match self.open(resolved.number, stored).await {
+                Err(_) if self.tree.is_lost(former.slot) => false,
+                opened => opened?.same_as(value),
+            };
+            if same {
                 let version =
                     self.version(resolved.number, stored).await.map_err(|error| error.for_item())?;
                 return Ok(Step::Same(version.number));

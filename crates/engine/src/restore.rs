@@ -24,6 +24,8 @@ pub struct Standing {
     pub unnamed_slots: u64,
     /// Why the gate would stay closed even if this log were accepted.
     pub remains: Option<GateReason>,
+    /// These keys are a backup whose root still opens them: slots that the log names and they lack.
+    pub key_backup_lacks: Option<u64>,
 }
 
 impl Standing {
@@ -57,6 +59,14 @@ pub(crate) async fn standing(options: &Options) -> Result<Standing, EngineError>
     };
     let events = looked.end.events;
     let (counted, newest_unix_ms) = read(looked.log(), events).await?;
+    let older =
+        matches!(closed, Some(GateReason::KeysBehindLog { .. } | GateReason::KeysBehindHolder { .. }));
+    let key_backup_lacks = match older && looked.backup_gate().await?.is_none() {
+        true => Some(
+            looked.found.lacking(&counted).iter().fold(0, |sum, range| range.slots().saturating_add(sum)),
+        ),
+        false => None,
+    };
     Ok(Standing {
         closed,
         frame: looked.end.newest.map(|(at, _)| at),
@@ -64,6 +74,7 @@ pub(crate) async fn standing(options: &Options) -> Result<Standing, EngineError>
         newest_unix_ms,
         unnamed_slots: start::beyond(looked.found.ends(), &counted).count() as u64,
         remains,
+        key_backup_lacks,
     })
 }
 

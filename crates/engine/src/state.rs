@@ -269,6 +269,12 @@ impl State {
                     erasure.apply(number, event);
                 }
             }
+        } else if let Body::KeyBackupEnded(ended) = &event.body {
+            for fence in &ended.fences {
+                if let Some(erasure) = open.get_mut(fence) {
+                    erasure.apply(number, event);
+                }
+            }
         } else if let Some((aggregate, _)) = event.body.chain()
             && let Some(erasure) = open.get_mut(&aggregate)
         {

@@ -35,6 +35,12 @@ pub struct Status {
     pub open_erasures: u64,
     pub overdue_erasures: u64,
     pub stuck_fences: u64,
+    /// Key backups whose roots are in escrow.
+    pub key_backups: u64,
+    /// Closed fences that a root in escrow reaches.
+    pub fences_not_final: u64,
+    /// Slots that the log names and a restored key backup lacked.
+    pub slots_lost: u64,
     pub announce_lag: u64,
     pub kafka_bootstrap: String,
     pub checks: BTreeMap<String, String>,
@@ -85,10 +91,7 @@ impl House {
             ("memory-lock".to_owned(), memory),
             ("disk".to_owned(), self.disk_check()),
             ("key-pages".to_owned(), self.key_pages_check()),
-            (
-                "keys-replica".to_owned(),
-                "none: with this root holder and no key backup, one dead disk loses every key".to_owned(),
-            ),
+            ("keys-replica".to_owned(), self.replica_check(&keys)),
         ]);
         checks.insert("root-holder".to_owned(), holder_check(&keys));
         let open = self.state.open_erasures();
@@ -105,6 +108,9 @@ impl House {
             open_erasures: open.len() as u64,
             overdue_erasures: open.iter().filter(|erasure| erasure.overdue).count() as u64,
             stuck_fences: self.state.stuck() as u64,
+            key_backups: keys.backups.len() as u64,
+            fences_not_final: keys.not_final,
+            slots_lost: self.tree.lost_slots(),
             announce_lag: events.saturating_sub(self.state.announced.load(Ordering::Acquire)),
             kafka_bootstrap: self.kafka_bootstrap.clone(),
             checks,
@@ -116,6 +122,18 @@ impl House {
         let mut status = self.figures();
         status.checks.insert("kafka".to_owned(), self.kafka_check().await);
         Ok(status)
+    }
+
+    /// The key database lies on one disk.
+    fn replica_check(&self, keys: &KeysView) -> String {
+        match (self.key_backups.window_ms, keys.backups.is_empty()) {
+            (0, true) => "none: with this root holder and no key backup, one dead disk loses every key",
+            (_, true) => {
+                "none: no key backup has its root in escrow, one dead disk loses every key (cloakroom keys backup create)"
+            }
+            (_, false) => "ok",
+        }
+        .to_owned()
     }
 
     fn key_pages_check(&self) -> String {

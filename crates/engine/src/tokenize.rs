@@ -292,7 +292,7 @@ impl Work<'_> {
 
     /// The same value of the same person, activity and field, if it is there already.
     async fn held(&self, subject: &Subject, item: &TokenizeItem) -> Result<Option<Done>, Refusal> {
-        for (number, _) in subject.living(self.activity, &item.field) {
+        for (number, value) in subject.living(self.activity, &item.field) {
             let event = self.house.event(number).await.map_err(|error| error.for_item())?;
             let Some(Body::ValueStored(stored)) = event.map(|event| event.body) else { continue };
             match self.house.open(number, &stored).await {
@@ -300,7 +300,7 @@ impl Work<'_> {
                     return Ok(Some(Done::Held { number, token: self.tokenized(number, &stored) }));
                 }
                 Ok(_) => {}
-                Err(refusal) if refusal.code == Code::Erased => {}
+                Err(refusal) if refusal.code == Code::Erased || self.house.tree.is_lost(value.slot) => {}
                 Err(refusal) => return Err(refusal),
             }
         }

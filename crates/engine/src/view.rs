@@ -53,6 +53,8 @@ pub struct ErasureView {
     pub deadline_unix_ms: UnixMs,
     pub epoch: u64,
     pub destroy_class: String,
+    pub final_at_unix_ms: UnixMs,
+    pub final_unix_ms: UnixMs,
     pub downstreams: Vec<DownstreamView>,
 }
 
@@ -110,6 +112,8 @@ impl House {
             deadline_unix_ms: erasure.deadline,
             epoch: destroyed.map_or(0, |destroyed| destroyed.epoch),
             destroy_class: destroyed.map(|destroyed| destroyed.class.clone()).unwrap_or_default(),
+            final_at_unix_ms: destroyed.map_or(0, |destroyed| destroyed.final_at),
+            final_unix_ms: destroyed.and_then(|destroyed| destroyed.finally).unwrap_or_default(),
             downstreams: erasure.downstreams.iter().map(|downstream| standing(erasure, downstream)).collect(),
         }
     }

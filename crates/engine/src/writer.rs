@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::EngineError;
 use crate::durable::Durable;
+use crate::key_backups::{Escrowed, NotFinal};
 use crate::keys::Asked;
 use crate::lease::Held;
 use crate::lookup::Mark;
@@ -83,6 +84,8 @@ pub(crate) struct Writer {
     pub(crate) root_stays: Option<Instant>,
     /// What the root holder failed to do, until it does.
     pub(crate) trouble: Option<String>,
+    /// Key backups whose roots are in escrow, and what they reach.
+    pub(crate) escrowed: Escrowed,
     /// Hears of another holder to be owned.
     pub(crate) moved: watch::Sender<Option<Held>>,
     no_batch_until: Option<Instant>,
@@ -141,6 +144,7 @@ impl Writer {
             orphans: vec![],
             root_stays: None,
             trouble: None,
+            escrowed: Escrowed::default(),
             moved: watch::Sender::new(None),
             no_batch_until: None,
             full_until: None,
@@ -483,31 +487,49 @@ impl Writer {
         self.root_stays = None;
         self.trouble = None;
         self.tell();
+        self.finalise().await?;
         let fences = std::mem::take(&mut self.dying);
         if fences.is_empty() {
             return Ok(());
         }
+        let later: Vec<_> =
+            fences.iter().filter_map(|fence| Some((fence.number, self.final_at(&fence.slots)?))).collect();
         let epoch = self.tree.state().epoch;
         let closing = Body::KeysDestroyed(KeysDestroyed {
             fences: fences.iter().map(|fence| fence.number).collect(),
             epoch,
             destroy_class: self.tree.state().destroyed_as(),
-            later: vec![],
+            later: later.clone(),
         });
-        self.commit_now(vec![Draft::of(closing)]).await?;
+        let closed = self.commit_now(vec![Draft::of(closing)]).await?;
+        let closed = closed.first().copied().ok_or(EngineError::Stopped)?;
         for fence in fences {
             self.state.unfence(&fence.slots);
+            if later.iter().any(|(number, _)| *number == fence.number) {
+                let slots = fence.slots.clone();
+                self.escrowed.not_final.push(NotFinal { fence: fence.number, closed, slots });
+            }
             if let Some(closed) = fence.closed {
                 let _left = closed.send(Closed { epoch }); // a caller that left has no use for it
             }
         }
+        self.tell();
         Ok(())
     }
 
-    /// A root that stayed is tried again; a second of log growth without a key commit is recorded.
+    /// A former root stays: no fence closes before it is gone.
+    pub(crate) fn root_stays_after_all(&mut self) {
+        self.root_stays = Some(Instant::now());
+        self.trouble = Some("a former root is not gone".to_owned());
+    }
+
+    /// A root that stayed is tried again; escrows that are over end; a second of log growth without a key commit is recorded.
     async fn housekeep(&mut self) -> Result<(), EngineError> {
         if self.root_stays.is_some_and(|since| since.elapsed() >= ROOT_RETRY) {
             self.retry_root().await?;
+        }
+        if self.root_stays.is_none() && self.no_batch_until.is_none_or(|until| Instant::now() >= until) {
+            self.end_old_backups().await?;
         }
         if self.last_key_commit.elapsed() >= CHECKPOINT_EVERY
             && self.tail.newest.is_some_and(|(at, _)| at.number > self.checkpointed)

@@ -144,6 +144,11 @@ impl Found {
         self.state.as_ref().map(|state| state.root)
     }
 
+    /// Slots that the log names and that a restored key backup lacked.
+    pub fn lost(&self) -> &[SlotRange] {
+        self.state.as_ref().map_or(&[], |state| &state.lost)
+    }
+
     /// Ends escrows with the start's batch.
     pub fn end_escrows(&mut self, roots: Vec<RootId>) {
         self.ended = roots;

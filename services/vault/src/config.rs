@@ -92,6 +92,8 @@ pub struct Config {
     pub access: AccessConfig,
     /// Forgetting.
     pub erase: EraseConfig,
+    /// Copies of the keys for disasters.
+    pub key_backups: KeyBackupsConfig,
     /// Finding tokens by value.
     pub lookup: LookupConfig,
     /// The bus to the downstreams.
@@ -174,6 +176,15 @@ pub struct EraseConfig {
     pub batch_ms: u64,
 }
 
+/// Copies of the keys, each with a root that is destroyed when its window is over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct KeyBackupsConfig {
+    /// How long the root of a key backup stays in escrow, and so for how long what is erased is not final. 0: there
+    /// are no key backups.
+    pub window_ms: u64,
+}
+
 /// Finding tokens by value, for each principal by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
@@ -205,6 +216,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             access: AccessConfig::default(),
             erase: EraseConfig::default(),
+            key_backups: KeyBackupsConfig::default(),
             lookup: LookupConfig::default(),
             kafka: KafkaConfig::default(),
             telemetry: TelemetryConfig::default(),
@@ -309,6 +321,7 @@ impl Config {
             reserve_bytes: self.store.reserve_bytes,
             access_sync_ms: self.access.sync_ms,
             erase_batch_ms: self.erase.batch_ms,
+            key_backup_window_ms: self.key_backups.window_ms,
             lookup_per_second: self.lookup.per_second,
             lookup_burst: self.lookup.burst,
             queue_max: self.store.queue_writes_max,
