@@ -37,6 +37,8 @@ mutants! {
     DestroyedBeforeDurable = "root destroyed before the commit is durable",
     /// A batch that failed hands its root to the next.
     FailedRootUsedAgain = "a failed batch's root or page keys used again",
+    /// A batch draws no page keys where the one before it drew some.
+    PageKeysUsedAgain = "a former batch's page keys used again",
     /// A start runs no batch.
     StartWithoutBatch = "a start without its batch",
     /// A start leaves keys in slots that no frame names.
@@ -63,6 +65,8 @@ mutants! {
     OwnershipNotAsked = "ownership not asked",
     /// The projections get a value key.
     KeyInProjection = "a value key left in a projection",
+    /// A fence takes nothing out of what tokens are found by.
+    LookupEntryLeft = "a look-up entry left in memory",
     /// A value key follows from another key and what the value is bound to.
     DerivedKeys = "derived instead of random value keys",
     /// A downstream keeps a value that comes after its purge.

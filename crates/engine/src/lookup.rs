@@ -93,24 +93,7 @@ impl House {
                     .to_owned(),
             ));
         }
-        if !self.lookup_rate.takes(principal, request.items.len(), self.clock.now_unix_ms()) {
-            return Err(CallRefusal::Exhausted("more look-ups than this principal may make".to_owned()));
-        }
-        let (mut reads, mut answers) = (vec![], Vec::with_capacity(request.items.len()));
-        for item in &request.items {
-            let answer = self.find(principal, &controller, item).await;
-            // What people type for a field is theirs until the register knows it.
-            let known = controller.register.field(&item.field);
-            let field = known.map(|field| field.id.clone()).unwrap_or_default();
-            let of = |value, outcome| Read { value, outcome, field: field.clone() };
-            match &answer {
-                Ok((values, _)) if values.is_empty() => reads.push(of(None, Some(Code::NotFound))),
-                Ok((values, _)) => reads.extend(values.iter().map(|value| of(Some(*value), None))),
-                Err(refusal) => reads.push(of(None, Some(refusal.code))),
-            }
-            answers.push(answer.map(|(_, matches)| matches));
-        }
-        self.record(&Reads {
+        let reads = |items| Reads {
             principal,
             verb: "lookup",
             controller: &request.controller,
@@ -118,9 +101,28 @@ impl House {
             reason: &request.reason,
             masked: false,
             trace: request.trace,
-            items: reads,
-        })
-        .await?;
+            items,
+        };
+        if !self.lookup_rate.takes(principal, request.items.len(), self.clock.now_unix_ms()) {
+            let refused = request.items.iter().map(|_| Read::nowhere(Code::Denied));
+            self.record(&reads(refused.collect())).await?;
+            return Err(CallRefusal::Exhausted("more look-ups than this principal may make".to_owned()));
+        }
+        let (mut done, mut answers) = (vec![], Vec::with_capacity(request.items.len()));
+        for item in &request.items {
+            let answer = self.find(principal, &controller, item).await;
+            // What people type for a field is theirs until the register knows it.
+            let known = controller.register.field(&item.field);
+            let field = known.map(|field| field.id.clone()).unwrap_or_default();
+            let of = |value, outcome| Read { value, outcome, field: field.clone() };
+            match &answer {
+                Ok((values, _)) if values.is_empty() => done.push(of(None, Some(Code::NotFound))),
+                Ok((values, _)) => done.extend(values.iter().map(|value| of(Some(*value), None))),
+                Err(refusal) => done.push(of(None, Some(refusal.code))),
+            }
+            answers.push(answer.map(|(_, matches)| matches));
+        }
+        self.record(&reads(done)).await?;
         Ok(answers)
     }
 

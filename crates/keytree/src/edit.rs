@@ -12,6 +12,7 @@ use cloakroom_store::Batch;
 
 use crate::Fault;
 use crate::layout::{DIRECTORY, PageAddress, end_key, levels};
+use crate::mutants;
 use crate::tree::{Shared, above, join};
 
 /// The pages that a commit changes, opened, with the keys they will be sealed under.
@@ -288,6 +289,7 @@ impl<'a> Edit<'a> {
             } else {
                 let kept = Mutant::LevelNotRekeyed.lives() && at.level == 0 && at.subtree != DIRECTORY;
                 let key = if kept { draft.key.borrow().to_key() } else { Key::random() };
+                let key = if Mutant::PageKeysUsedAgain.lives() { mutants::used_again(at, key) } else { key };
                 draft.key = key.borrow().to_key();
                 Some(key)
             };

@@ -27,6 +27,7 @@ mod fault;
 pub mod holder;
 pub mod layout;
 mod leaving;
+mod mutants;
 mod sequence;
 pub mod start;
 mod state;

@@ -1,6 +1,7 @@
 //! Engines that fail on purpose, and power cuts: for the tests of whatever stands on the store.
 //!
 //! - [`Faults`] with [`FaultyLog`] and [`FaultyRecords`]: the nth write or sync fails, and all after it
+//! - [`PacedLog`]: events and frames are read when the test lets them
 //! - [`VolatileRecords`]: loses what was not synced
 //! - [`power_cut`]: the folder of an embedded log as a power cut would leave it
 
@@ -165,6 +166,81 @@ impl Log for FaultyLog {
         shorter: BTreeMap<u64, Bytes>,
     ) -> Answer<'_, Result<u64, StoreError>> {
         self.faults.impose((true, true), || self.inner.prune(first, shorter))
+    }
+}
+
+/// What somebody is about to read of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// One event.
+    Event(EventNumber),
+    /// The frame that holds this event.
+    Frame(EventNumber),
+}
+
+/// A log that is read only after a wait of the test's own.
+pub struct PacedLog {
+    inner: Arc<dyn Log>,
+    wait: Box<dyn Fn(Reading) -> Answer<'static, ()> + Send + Sync>,
+}
+
+impl PacedLog {
+    /// A layer over `inner` that waits for what `wait` makes before each event and frame that it reads.
+    pub fn new(
+        inner: Arc<dyn Log>,
+        wait: impl Fn(Reading) -> Answer<'static, ()> + Send + Sync + 'static,
+    ) -> PacedLog {
+        PacedLog { inner, wait: Box::new(wait) }
+    }
+}
+
+impl Log for PacedLog {
+    fn find_end(&self, durable_number: u64) -> Answer<'_, Result<LogEnd, StoreError>> {
+        self.inner.find_end(durable_number)
+    }
+
+    fn cut(&self) -> Answer<'_, Result<(), StoreError>> {
+        self.inner.cut()
+    }
+
+    fn append(&self, frame: &Frame, urgent: bool) -> Answer<'_, Result<FrameHash, StoreError>> {
+        self.inner.append(frame, urgent)
+    }
+
+    fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
+        self.inner.sync()
+    }
+
+    fn event(&self, number: EventNumber) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
+        let turn = (self.wait)(Reading::Event(number));
+        Answer::later(async move {
+            turn.await;
+            self.inner.event(number).await
+        })
+    }
+
+    fn frame_of(&self, number: EventNumber) -> Answer<'_, Result<Option<(Frame, FrameHash)>, StoreError>> {
+        let turn = (self.wait)(Reading::Frame(number));
+        Answer::later(async move {
+            turn.await;
+            self.inner.frame_of(number).await
+        })
+    }
+
+    fn leaves(&self, from: EventNumber, limit: usize) -> Answer<'_, Result<Vec<[u8; 32]>, StoreError>> {
+        self.inner.leaves(from, limit)
+    }
+
+    fn sealed(&self) -> Answer<'_, Result<Vec<Range<u64>>, StoreError>> {
+        self.inner.sealed()
+    }
+
+    fn prune(
+        &self,
+        first: EventNumber,
+        shorter: BTreeMap<u64, Bytes>,
+    ) -> Answer<'_, Result<u64, StoreError>> {
+        self.inner.prune(first, shorter)
     }
 }
 

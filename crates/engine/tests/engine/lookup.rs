@@ -1,18 +1,16 @@
 //! Tokens are found by value, and what was erased leaves nothing to find.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use cloakroom_core::ids::EventNumber;
 use cloakroom_core::refusal::{CallRefusal, Code, Refusal};
 use cloakroom_engine::open::Layers;
 use cloakroom_engine::{Engine, LookupItem, LookupRequest, Match, Matches, Plaintext};
 use cloakroom_store::embedded::EmbeddedLog;
-use cloakroom_store::{Answer, Frame, FrameHash, Log, LogEnd, StoreError};
+use cloakroom_store::faulty::{PacedLog, Reading};
+use cloakroom_store::{Answer, Log};
 use tokio::sync::Semaphore;
 
 use crate::house::{
@@ -128,63 +126,19 @@ async fn what_was_erased_or_released_is_what_never_was() {
     engine.close().await;
 }
 
-/// A log whose frames are read one at a time, as the test lets them, once it is `slow`.
-struct SlowLog {
-    inner: Arc<EmbeddedLog>,
-    pace: Arc<Semaphore>,
-}
-
-impl Log for SlowLog {
-    fn find_end(&self, durable_number: u64) -> Answer<'_, Result<LogEnd, StoreError>> {
-        self.inner.find_end(durable_number)
-    }
-
-    fn cut(&self) -> Answer<'_, Result<(), StoreError>> {
-        self.inner.cut()
-    }
-
-    fn append(&self, frame: &Frame, urgent: bool) -> Answer<'_, Result<FrameHash, StoreError>> {
-        self.inner.append(frame, urgent)
-    }
-
-    fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
-        self.inner.sync()
-    }
-
-    fn event(&self, number: EventNumber) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
-        self.inner.event(number)
-    }
-
-    fn frame_of(&self, number: EventNumber) -> Answer<'_, Result<Option<(Frame, FrameHash)>, StoreError>> {
-        Answer::Later(Box::pin(async move {
-            self.pace.acquire().await.unwrap().forget();
-            self.inner.frame_of(number).await
-        }))
-    }
-
-    fn leaves(&self, from: EventNumber, limit: usize) -> Answer<'_, Result<Vec<[u8; 32]>, StoreError>> {
-        self.inner.leaves(from, limit)
-    }
-
-    fn sealed(&self) -> Answer<'_, Result<Vec<Range<u64>>, StoreError>> {
-        self.inner.sealed()
-    }
-
-    fn prune(
-        &self,
-        first: EventNumber,
-        shorter: BTreeMap<u64, Bytes>,
-    ) -> Answer<'_, Result<u64, StoreError>> {
-        self.inner.prune(first, shorter)
-    }
-}
-
 /// What a start reads of the log goes fast; `pace` is drained when the vault is open.
 struct Slow(Arc<Semaphore>);
 
 impl Layers for Slow {
     fn log(&mut self, log: Arc<EmbeddedLog>) -> Arc<dyn Log> {
-        Arc::new(SlowLog { inner: log, pace: Arc::clone(&self.0) })
+        let pace = Arc::clone(&self.0);
+        Arc::new(PacedLog::new(log, move |reading| match reading {
+            Reading::Event(_) => Answer::now(()),
+            Reading::Frame(_) => {
+                let pace = Arc::clone(&pace);
+                Answer::later(async move { pace.acquire_owned().await.unwrap().forget() })
+            }
+        }))
     }
 }
 
@@ -235,6 +189,46 @@ async fn what_is_erased_while_the_table_is_built_is_not_entered() {
         }
         engine.close().await;
     }
+}
+
+/// Counts what is read of the log.
+struct Counted(Arc<AtomicUsize>);
+
+impl Layers for Counted {
+    fn log(&mut self, log: Arc<EmbeddedLog>) -> Arc<dyn Log> {
+        let count = Arc::clone(&self.0);
+        Arc::new(PacedLog::new(log, move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Answer::now(())
+        }))
+    }
+}
+
+/// Not a clock but the work itself: what was erased takes no more reading than what never was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_for_the_erased_reads_as_little_as_one_for_nobody() {
+    let house = House::new();
+    let reads = Arc::new(AtomicUsize::new(0));
+    let engine = house.open_over(&mut Counted(Arc::clone(&reads))).await.unwrap();
+    engine.apply_register(ADMIN, &register(SEE), false).await.unwrap();
+    let (subject, ..) = person(&engine, "ada@example.com", "Ada").await;
+    let (_, released, _) = person(&engine, "bob@example.com", "Bob").await;
+    let (_, changed, _) = person(&engine, "cy@example.com", "Cy").await;
+    whole(&engine).await;
+    engine.request_erasure(DPO, erasure_of(&subject)).await.unwrap();
+    engine.release(ORDERS, SEE, vec![released]).await.unwrap().remove(0).unwrap();
+    let items = vec![(changed, Plaintext::from_slice(b"cy@example.org"))];
+    engine.rectify(ORDERS, SEE, items).await.unwrap().remove(0).unwrap();
+    let cost = async |value: &str| {
+        let before = reads.load(Ordering::SeqCst);
+        answer(&engine, value).await.unwrap().unwrap();
+        reads.load(Ordering::SeqCst) - before
+    };
+    for nobody in ["never@example.com", "ada@example.com", "bob@example.com", "cy@example.com"] {
+        assert_eq!(cost(nobody).await, 0, "{nobody}");
+    }
+    assert!(cost("cy@example.org").await > 0, "a hit is opened and compared");
+    engine.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,14 +6,13 @@ use std::collections::{HashMap, HashSet};
 use sha2::{Digest, Sha256};
 
 use super::cipher::{Ready, Secret};
+use super::remembered::{Remembered, looks_random};
 use super::{Adversary, Origin, Recovered};
 
 /// Bits of a hash that say whether it is worth looking up.
 const SIEVE_BITS: u32 = 27;
-/// Tries of windows as keys, at most: among many values a sample of the windows has to do.
+/// Tries of a file's windows as keys, at most: among many values a sample of the windows has to do.
 const WINDOW_TRIES_MAX: usize = 20_000_000;
-/// Random bytes hardly ever repeat themselves so much within 32 as text, numbers and zeros do.
-const DISTINCT_BYTES_MIN: u32 = 20;
 
 /// A dictionary's names under every hash that one might think of.
 pub struct Dictionary {
@@ -79,16 +78,32 @@ impl Adversary {
     pub fn with_windows(&mut self, bytes: &[u8]) -> Vec<Recovered> {
         let windows: HashSet<Secret> =
             bytes.windows(32).filter_map(|window| window.try_into().ok()).filter(looks_random).collect();
+        self.with_some(&windows, WINDOW_TRIES_MAX)
+    }
+
+    /// The same with everything in a process's memory that may be a key, to the last.
+    pub fn with_memory(&mut self, memory: &Remembered) -> Vec<Recovered> {
+        self.with_some(memory.windows(), usize::MAX)
+    }
+
+    fn with_some(&mut self, windows: &HashSet<Secret>, tries_max: usize) -> Vec<Recovered> {
         self.places.bind_rectified();
         let (_, values) = self.laid_out();
-        let most = WINDOW_TRIES_MAX / values.len().max(1);
-        let tries = windows.len().min(most) * values.len();
+        let windows: Vec<&Secret> = windows.iter().take(tries_max / values.len().max(1)).collect();
         let opens = |window: &Secret| {
             let ready = Ready::new(window);
             values.iter().any(|(sealed, infos)| infos.iter().any(|info| ready.value(sealed, info).is_some()))
         };
-        let keys: Vec<Secret> = windows.into_iter().take(most).filter(opens).collect();
-        self.effort.tries += tries as u64;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let keys: Vec<Secret> = std::thread::scope(|scope| {
+            let share = windows.len().div_ceil(threads).max(1);
+            let shares = windows.chunks(share).map(|share| {
+                scope.spawn(|| share.iter().filter(|window| opens(window)).map(|window| **window).collect())
+            });
+            let shares: Vec<std::thread::ScopedJoinHandle<'_, Vec<Secret>>> = shares.collect();
+            shares.into_iter().flat_map(|share| share.join().expect("no panic")).collect()
+        });
+        self.effort.tries += (windows.len() * values.len()) as u64;
         self.with_keys(keys.into_iter().map(|key| (key, Origin::Anywhere)).collect())
     }
 
@@ -147,12 +162,6 @@ impl Adversary {
             |origin: &Origin| matches!(origin, Origin::Slot { tree, subtree: 0 } if vaults.contains(tree));
         self.keys.iter().filter(|(_, origin)| system(origin)).map(|(secret, _)| *secret).collect()
     }
-}
-
-fn looks_random(window: &Secret) -> bool {
-    let mut seen = [0_u64; 4];
-    window.iter().for_each(|byte| seen[usize::from(byte >> 6)] |= 1 << (byte & 63));
-    seen.iter().map(|bits| bits.count_ones()).sum::<u32>() >= DISTINCT_BYTES_MIN
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! - `cipher`: the formats, written again
 //! - `places`: where something sealed can begin
 //! - [`fingerprints`]: hashes of names from a dictionary, windows of bytes as keys
+//! - [`remembered`]: what lies in a process's memory: keys, and the table that tokens are found by
 //! - [`spelled`]: values written down in clear, whatever the spelling
 //! - [`program`]: the same as a program of its own, over a journal of the recorder
 
@@ -13,6 +14,7 @@ mod cipher;
 pub mod fingerprints;
 mod places;
 pub mod program;
+pub mod remembered;
 pub mod spelled;
 
 use std::collections::HashMap;

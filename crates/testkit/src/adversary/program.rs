@@ -12,6 +12,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use super::fingerprints::Dictionary;
+use super::remembered::{Asked, Remembered};
 use super::spelled::{Planted, Scan};
 use super::{Adversary, Recovered, StolenRoot};
 use crate::recorder::images::Images;
@@ -43,6 +44,11 @@ pub struct Loot {
     pub except: Option<PathBuf>,
     /// Names that it guesses: a dictionary, one a line.
     pub dictionary: Option<PathBuf>,
+    /// What lay in the vault's memory, written down by `recorder::memory`.
+    pub memory: Option<PathBuf>,
+    /// What its table of look-ups is asked for, beside the planted values and the dictionary: the field, and
+    /// values that are known to live, one a line, by which the table's key is known.
+    pub asked: Option<(Asked, PathBuf)>,
 }
 
 /// Which roots the adversary is given.
@@ -54,6 +60,8 @@ pub enum Roots {
     /// These, and then every one that was destroyed, the newest first: the positive control, and at each step the
     /// view of whoever took that epoch's root.
     Every,
+    /// None: what is read is read by keys that lie about.
+    Nothing,
     /// Only those that were destroyed, the oldest first: what does yesterday's root say about today?
     Destroyed,
 }
@@ -83,6 +91,12 @@ pub struct Report {
     pub in_clear: Vec<String>,
     /// Slots that more than one value names.
     pub shared_slots: usize,
+    /// Bytes of memory looked at.
+    pub memory_bytes: u64,
+    /// Keys of the table of look-ups that lay there.
+    pub table_keys: usize,
+    /// Planted values and names of the dictionary that the table, or what is left of a search in it, knows.
+    pub remembered: Vec<String>,
 }
 
 /// A root that was used.
@@ -141,8 +155,25 @@ pub fn run(loot: &Loot) -> io::Result<Report> {
     if let Some(sample) = taken.written.iter().max_by_key(|bytes| bytes.len().min(loot.every_offset)) {
         adversary.at_every_offset(&sample[..sample.len().min(loot.every_offset)]);
     }
-    if let Some(names) = &loot.dictionary {
-        let names: Vec<String> = std::fs::read_to_string(names)?.lines().map(str::to_owned).collect();
+    let names = loot.dictionary.as_deref().map_or_else(|| Ok(vec![]), lines)?;
+    if let Some(memory) = &loot.memory {
+        let mut remembered = Remembered::default();
+        remembered.take(&std::fs::read(memory)?);
+        recovered.extend(adversary.with_memory(&remembered));
+        report.memory_bytes = remembered.bytes();
+        if let Some((asked, known)) = &loot.asked {
+            let keys = remembered.table_keys(asked, &lines(known)?);
+            let planted = loot.planted.as_deref().map_or_else(|| Ok(vec![]), lines)?;
+            report.table_keys = keys.len();
+            report.remembered = keys
+                .iter()
+                .flat_map(|key| [&planted, &names].map(|names| remembered.found(key, asked, names)))
+                .flatten()
+                .map(str::to_owned)
+                .collect();
+        }
+    }
+    if !names.is_empty() {
         report.guessed = taken.guess(&names, &adversary.system_keys());
     }
     if let Some(planted) = &loot.planted {
@@ -160,6 +191,10 @@ pub fn run(loot: &Loot) -> io::Result<Report> {
         shared_slots: adversary.shared_slots(),
         ..report
     })
+}
+
+fn lines(file: &Path) -> io::Result<Vec<String>> {
+    Ok(std::fs::read_to_string(file)?.lines().map(str::to_owned).collect())
 }
 
 fn read(recovered: Recovered) -> Read {
@@ -236,6 +271,7 @@ impl Taken {
         match which {
             Roots::Held => roots.retain(|kept| kept.used.gone_at.is_none()),
             Roots::Every => {}
+            Roots::Nothing => roots.clear(),
             Roots::Destroyed => {
                 roots.retain(|kept| kept.used.gone_at.is_some());
                 roots.reverse();

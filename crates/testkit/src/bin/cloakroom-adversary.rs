@@ -6,9 +6,11 @@
 use std::process::ExitCode;
 
 use cloakroom_testkit::adversary::program::{Loot, Roots, run};
+use cloakroom_testkit::adversary::remembered::Asked;
 
-const USAGE: &str = "usage: cloakroom-adversary [--roots held|every|destroyed] [--dictionary FILE] [--planted FILE] \
-[--windows PATH] [--every-offset BYTES] [--except PATH] [--file FILE]... JOURNAL-FOLDER...";
+const USAGE: &str = "usage: cloakroom-adversary [--roots held|every|destroyed|none] [--dictionary FILE] [--planted FILE] \
+[--windows PATH] [--every-offset BYTES] [--except PATH] [--memory FILE] \
+[--asked CONTROLLER/ACTIVITY/FIELD KNOWN-FILE] [--file FILE]... JOURNAL-FOLDER...";
 
 fn main() -> ExitCode {
     let Some(loot) = loot(std::env::args().skip(1)) else {
@@ -34,6 +36,7 @@ fn loot(mut arguments: impl Iterator<Item = String>) -> Option<Loot> {
             "--roots" => {
                 loot.roots = match arguments.next()?.as_str() {
                     "held" => Roots::Held,
+                    "none" => Roots::Nothing,
                     "every" => Roots::Every,
                     "destroyed" => Roots::Destroyed,
                     _ => return None,
@@ -44,6 +47,13 @@ fn loot(mut arguments: impl Iterator<Item = String>) -> Option<Loot> {
             "--planted" => loot.planted = Some(arguments.next()?.into()),
             "--except" => loot.except = Some(arguments.next()?.into()),
             "--dictionary" => loot.dictionary = Some(arguments.next()?.into()),
+            "--memory" => loot.memory = Some(arguments.next()?.into()),
+            "--asked" => {
+                let of = arguments.next()?;
+                let [controller, activity, field] =
+                    of.split('/').map(str::to_owned).collect::<Vec<_>>().try_into().ok()?;
+                loot.asked = Some((Asked { controller, activity, field }, arguments.next()?.into()));
+            }
             "--file" => loot.files.push(arguments.next()?.into()),
             option if option.starts_with('-') => return None,
             journal => loot.journals.push(journal.into()),

@@ -77,10 +77,24 @@ pub fn read_all(process_id: u32, mut take: impl FnMut(&Mapping, u64, &[u8])) -> 
 /// # Errors
 /// As [`read_all`], and if the file cannot be written.
 pub fn dump(process_id: u32, to: &Path) -> io::Result<u64> {
+    dump_of(process_id, to, |_| true)
+}
+
+/// The same of what the process may have written alone: what it was loaded from is on the disk.
+///
+/// # Errors
+/// As [`dump`].
+pub fn dump_writable(process_id: u32, to: &Path) -> io::Result<u64> {
+    dump_of(process_id, to, |mapping| mapping.rights.contains('w'))
+}
+
+fn dump_of(process_id: u32, to: &Path, wanted: impl Fn(&Mapping) -> bool) -> io::Result<u64> {
     let mut file = File::create(to)?;
     let mut written = Ok(0);
-    read_all(process_id, |_, _, piece| {
-        if let Ok(bytes) = &mut written {
+    read_all(process_id, |mapping, _, piece| {
+        if wanted(mapping)
+            && let Ok(bytes) = &mut written
+        {
             match file.write_all(piece) {
                 Ok(()) => *bytes += piece.len() as u64,
                 Err(error) => written = Err(error),

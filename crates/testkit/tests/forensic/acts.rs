@@ -21,17 +21,19 @@ use cloakroom_engine::{
 use cloakroom_keytree::{FileHolder, RootHolder};
 use cloakroom_testkit::seed::Sequence;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::account::{self, Line, Pen};
 use crate::owners::{self, Stubborn, die};
 use crate::people::{email, full_name, new_name};
+use crate::remembering;
 
 const ADMIN: &str = "spiffe://cloakroom.local/person/admin";
-const ORDERS: &str = "spiffe://cloakroom.local/service/orders";
+pub(crate) const ORDERS: &str = "spiffe://cloakroom.local/service/orders";
 const MAIL: &str = "spiffe://cloakroom.local/downstream/mail";
-const SEE: &str = "see-tickets";
-const PURCHASE: &str = "ticket_purchase";
+pub(crate) const SEE: &str = "see-tickets";
+pub(crate) const PURCHASE: &str = "ticket_purchase";
 const DELIVERY: &str = "ticket_delivery";
 
 /// One life, as the bench asks for it.
@@ -45,6 +47,9 @@ pub(crate) enum Act {
     Arrive { first: u64, people: u64 },
     /// One of two people who arrive is forgotten; with a `stubborn` root holder the old root stays.
     Forget { first: u64, stubborn: bool },
+    /// People of earlier lives are forgotten while what they are found by is read again, and others after; writes
+    /// down what lies in memory.
+    Remember,
     /// A process that slept through its replacement wakes.
     FormerOwner,
     /// Somebody takes a tree that has an owner.
@@ -74,20 +79,21 @@ pub(crate) const STORES: [&str; 4] = ["data", "keys", "roots", "copies"];
 const KAFKA: &str = "kafka";
 
 /// A vault and its copies at work.
-struct House {
-    engine: Engine,
+pub(crate) struct House {
+    pub(crate) engine: Engine,
     copies: Copies,
-    pen: Pen,
+    pub(crate) pen: Pen,
 }
 
 /// A person who was checked in.
 #[derive(Clone)]
-struct Known {
-    person: u64,
-    subject: String,
-    email_token: String,
-    name_token: String,
-    name: String,
+pub(crate) struct Known {
+    pub(crate) person: u64,
+    /// Not known of people of earlier lives.
+    pub(crate) subject: Option<String>,
+    pub(crate) email_token: String,
+    pub(crate) name_token: String,
+    pub(crate) name: String,
 }
 
 pub(crate) async fn act(bench: &Path, act: Act) {
@@ -100,7 +106,11 @@ pub(crate) async fn act(bench: &Path, act: Act) {
     pen.write(&Line::Life);
     let stubborn = matches!(act, Act::Forget { stubborn: true, .. });
     let announces = matches!(act, Act::Load { .. });
-    let house = House { engine: open(bench, stubborn, announces).await, copies: copies(bench).await, pen };
+    let (engine, pace) = match act {
+        Act::Remember => remembering::open(bench).await,
+        _ => (open(bench, stubborn, announces).await, Arc::new(Semaphore::const_new(0))),
+    };
+    let house = House { engine, copies: copies(bench).await, pen };
     match act {
         Act::Begin => {
             let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -132,13 +142,14 @@ pub(crate) async fn act(bench: &Path, act: Act) {
             }
         }
         Act::FormerOwner | Act::SecondOwner => {}
+        Act::Remember => remembering::remember(&house, bench, &pace).await,
         Act::Last => house.say_last(bench).await,
     }
     house.engine.close().await;
     house.copies.close().await;
 }
 
-async fn open(bench: &Path, stubborn: bool, announces: bool) -> Engine {
+pub(crate) fn options(bench: &Path, stubborn: bool, announces: bool) -> (Options, Arc<ManualClock>) {
     let files = FileHolder::open(&bench.join("roots")).unwrap();
     let holder: Arc<dyn RootHolder> =
         if stubborn { Arc::new(Stubborn::from(files)) } else { Arc::new(files) };
@@ -147,7 +158,11 @@ async fn open(bench: &Path, stubborn: bool, announces: bool) -> Engine {
     options.reserve_bytes = 0;
     options.admins = vec![ADMIN.to_owned()];
     options.bus = if announces { BusOptions::Embedded } else { BusOptions::Off };
-    let clock = Arc::new(ManualClock::at(1_790_000_000_000));
+    (options, Arc::new(ManualClock::at(1_790_000_000_000)))
+}
+
+async fn open(bench: &Path, stubborn: bool, announces: bool) -> Engine {
+    let (options, clock) = options(bench, stubborn, announces);
     match Engine::open(options, clock).await.unwrap() {
         Opened::Ready(engine) => engine,
         Opened::Gated(reason) => panic!("the gate is closed: {reason}"),
@@ -233,7 +248,7 @@ impl House {
             .zip(answers.chunks(2))
             .map(|(person, tokens)| Known {
                 person: *person,
-                subject: tokens[0].subject_id.clone(),
+                subject: Some(tokens[0].subject_id.clone()),
                 email_token: tokens[0].token.clone(),
                 name_token: tokens[1].token.clone(),
                 name: full_name(*person),
@@ -272,17 +287,18 @@ impl House {
     }
 
     /// Forgets people, all at once.
-    async fn forget(&self, people: Vec<Known>) {
+    pub(crate) async fn forget(&self, people: Vec<Known>) {
         let texts: Vec<String> =
             people.iter().flat_map(|one| [email(one.person), one.name.clone()]).collect();
         self.pen.write(&Line::Erasing(texts.clone()));
         let mut erasures = JoinSet::new();
         for one in &people {
-            let (engine, subject) = (self.engine.clone(), one.subject.clone());
+            let engine = self.engine.clone();
+            let who = one.subject.clone().map_or_else(|| Who::Token(one.email_token.clone()), Who::SubjectId);
             erasures.spawn(async move {
                 let request = ErasureRequest {
                     controller: SEE.to_owned(),
-                    who: Who::SubjectId(subject),
+                    who,
                     activities: vec![],
                     actor: "dsr-2026-1".to_owned(),
                     reason: "case-1".to_owned(),
@@ -308,14 +324,14 @@ impl House {
     }
 
     /// Forgets one token; the person's name stays.
-    async fn release(&self, one: &Known) {
+    pub(crate) async fn release(&self, one: &Known) {
         self.pen.write(&Line::Erasing(vec![email(one.person)]));
         self.engine.release(ORDERS, SEE, vec![one.email_token.clone()]).await.unwrap().remove(0).unwrap();
         self.purge([one.email_token.as_str()]).await;
         self.pen.write(&Line::Erased(vec![email(one.person)]));
     }
 
-    async fn purge(&self, tokens: impl IntoIterator<Item = &str>) {
+    pub(crate) async fn purge(&self, tokens: impl IntoIterator<Item = &str>) {
         let erasure = |token: &str| Erasure {
             controller: SEE.to_owned(),
             purge_id: format!("prg_{}", &token[4..]),
@@ -329,7 +345,7 @@ impl House {
     }
 
     /// What a token gives, or why not: erased, or of a branch that was abandoned.
-    async fn read(&self, token: &str) -> Result<String, Code> {
+    pub(crate) async fn read(&self, token: &str) -> Result<String, Code> {
         let request = DetokenizeRequest {
             controller: SEE.to_owned(),
             purpose: DELIVERY.to_owned(),

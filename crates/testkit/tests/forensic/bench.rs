@@ -12,6 +12,8 @@ use cloakroom_testkit::recorder::{Act as Call, Phase, Recorder, Verdict};
 use crate::account::{self, Account};
 use crate::acts::{Act, STORES, WATCHED};
 use crate::findings::Findings;
+use crate::people::email;
+use crate::remembering::{self, Memories};
 
 /// What the actor's process is told by.
 pub(crate) const ACT: &str = "FORENSIC_ACT";
@@ -128,16 +130,7 @@ impl Bench {
     /// Gives everything to the adversary.
     pub(crate) fn findings(&self, dictionary: Option<&Path>) -> Findings {
         let account = Account::read(&self.journal());
-        let planted = self.own.path().join("planted");
-        let texts: Vec<&str> = account.texts.keys().map(String::as_str).collect();
-        std::fs::write(&planted, texts.join("\n")).unwrap();
-        let ask = |roots: &str, also: &[&Path]| -> Report {
-            let mut adversary = Command::new(program("cloakroom-adversary"));
-            adversary.args(["--roots", roots, "--except", account::FOLDER]).args(also).arg(self.journal());
-            let output = adversary.output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            serde_json::from_slice(&output.stdout).unwrap()
-        };
+        let planted = self.planted(&account);
         let mut besides =
             ["--windows", "data/projections", "--every-offset", "4096", "--planted"].map(Path::new).to_vec();
         besides.push(&planted);
@@ -145,13 +138,45 @@ impl Bench {
             besides.extend([Path::new("--dictionary"), dictionary]);
         }
         Findings {
-            now: ask("held", &besides),
-            every: ask("every", &[]),
-            destroyed: ask("destroyed", &[]),
+            now: self.ask("held", &besides),
+            every: self.ask("every", &[]),
+            destroyed: self.ask("destroyed", &[]),
             account,
             abandoned: self.abandoned.clone(),
             fenced: self.fenced.clone(),
         }
+    }
+
+    /// Gives it everything but roots, and what lay in memory in the life that was asked to remember.
+    pub(crate) fn memories(&self) -> Memories {
+        let account = Account::read(&self.journal());
+        let (planted, known) = (self.planted(&account), self.own.path().join("known"));
+        std::fs::write(&known, [1, 2, 3].map(email).join("\n")).unwrap();
+        let asked = remembering::asked();
+        let read = |dump: &str| {
+            let dump = self.folder().join(dump);
+            let planted: [&Path; 2] = ["--planted".as_ref(), &planted];
+            let memory: [&Path; 2] = ["--memory".as_ref(), &dump];
+            let table: [&Path; 3] = ["--asked".as_ref(), asked.as_ref(), &known];
+            self.ask("none", &[planted.as_slice(), &memory, &table].concat())
+        };
+        Memories { before: read(remembering::BEFORE), after: read(remembering::AFTER), account }
+    }
+
+    /// Every text that was ever sent, in a file.
+    fn planted(&self, account: &Account) -> PathBuf {
+        let planted = self.own.path().join("planted");
+        let texts: Vec<&str> = account.texts.keys().map(String::as_str).collect();
+        std::fs::write(&planted, texts.join("\n")).unwrap();
+        planted
+    }
+
+    fn ask(&self, roots: &str, also: &[&Path]) -> Report {
+        let mut adversary = Command::new(program("cloakroom-adversary"));
+        adversary.args(["--roots", roots, "--except", account::FOLDER]).args(also).arg(self.journal());
+        let output = adversary.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! - `stories`: what happens before the adversary comes
 //! - `acts`, `owners`, `people`: what the recorded process does in it, and with whom
+//! - `remembering`: a life whose memory is read, and what must not be in it
 //! - `account`: what was asked and answered
 //! - `bench`: the folder and the recorder
 //! - `findings`: the adversary's answers, and what they must be
@@ -25,6 +26,7 @@ mod findings;
 mod mutants;
 mod owners;
 mod people;
+mod remembering;
 mod stories;
 #[cfg(feature = "mutants")]
 mod table;
@@ -75,6 +77,15 @@ fn nothing_of_the_erased_is_read_and_everything_else_is() {
         assert_eq!(cells.objections(), Vec::<&str>::new());
         assert_eq!(cells.hollow(), hollow, "there was something else to find");
     }
+}
+
+#[test]
+fn memory_holds_nothing_of_the_erased() {
+    let mut bench = Bench::new(None);
+    stories::lives_to_remember(&mut bench).unwrap();
+    let cells = bench.memories().cells();
+    println!("{cells:#?}");
+    assert_eq!(cells.objections(), Vec::<&str>::new());
 }
 
 #[test]

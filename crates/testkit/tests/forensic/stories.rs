@@ -5,6 +5,7 @@ use cloakroom_testkit::recorder::Phase;
 use crate::acts::Act;
 use crate::bench::{Bench, at_write, at_write_then};
 use crate::people::{email, full_name};
+use crate::remembering;
 
 /// A life did not come to the end that it must.
 #[derive(Debug)]
@@ -73,4 +74,20 @@ pub(crate) fn a_former_owner_wakes(bench: &mut Bench) -> Result<(), Unexpected> 
 /// Somebody takes a tree that has an owner.
 pub(crate) fn two_owners(bench: &mut Bench) -> Result<(), Unexpected> {
     must(bench.life(&Act::SecondOwner).success(), "restore: a tree was given to two owners")
+}
+
+/// People are forgotten while what they are found by is read again after a start, and others after.
+pub(crate) fn lives_to_remember(bench: &mut Bench) -> Result<(), Unexpected> {
+    must(bench.life(&Act::Begin).success(), "kill: the first start failed")?;
+    for first in (0..remembering::LIVES).map(|life| life * remembering::PEOPLE_A_LIFE) {
+        let act = Act::Arrive { first, people: remembering::PEOPLE_A_LIFE };
+        must(bench.life(&act).success(), "kill: a start failed")?;
+    }
+    must(bench.life(&Act::Remember).success(), "kill: a start failed")
+}
+
+/// What they leave in memory.
+pub(crate) fn memory_is_read(bench: &mut Bench) -> Result<(), Unexpected> {
+    lives_to_remember(bench)?;
+    bench.memories().cells().objections().first().map_or(Ok(()), |what| Err(Unexpected(what)))
 }

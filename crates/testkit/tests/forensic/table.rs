@@ -13,6 +13,8 @@ use crate::bench::{Bench, at_call, at_write};
 use crate::findings::{Cells, Count};
 use crate::mutants::{caught, story};
 use crate::people::{NAMES, name};
+use crate::remembering::{Memories, MemoryCells};
+use crate::stories;
 
 /// People, over all lives.
 const PEOPLE: u64 = 1_000;
@@ -98,6 +100,24 @@ fn print(cells: &Cells) {
     }
 }
 
+/// People are forgotten, and what then lies in memory.
+fn remembered() -> Memories {
+    let mut bench = Bench::new(None);
+    stories::lives_to_remember(&mut bench).unwrap();
+    bench.memories()
+}
+
+fn print_memory(cells: &MemoryCells) {
+    println!("\nthe memory of a vault, {} bytes, without any root", cells.bytes);
+    println!("  {:<58} {:>6}             must be 1", "keys of the table of look-ups", cells.table_keys);
+    row("known to the table, or left by a search: of the erased", cells.table_erased, "0");
+    row("known to the table: of the living", cells.table_living, "all");
+    row("control: known before they were erased", cells.table_control, "all");
+    row("read by a key that lies there: of the erased", cells.keys_erased, "0");
+    row("read by a key that lies there: of the living that were read", cells.keys_living, "all");
+    row("control: read so before they were erased", cells.keys_control, "all");
+}
+
 #[test]
 #[ignore = "minutes: `make forensic`"]
 fn the_proof() {
@@ -106,7 +126,11 @@ fn the_proof() {
     let folder = tempfile::tempdir().unwrap();
     let dictionary = dictionary(folder.path());
     let findings = a_thousand_people(&mut random).findings(Some(&dictionary));
-    println!("\n{PEOPLE} people, {LIVES} lives, {} s", began.elapsed().as_secs());
+    let lived = began.elapsed();
+    let memories = remembered().cells();
+    let mutants = all_mutants(&dictionary);
+    // What the lives said of themselves is said by now: the table stands in one piece.
+    println!("\n{PEOPLE} people, {LIVES} lives, {} s", lived.as_secs());
     let efforts = [
         ("held roots", &findings.now),
         ("every root", &findings.every),
@@ -126,10 +150,11 @@ fn the_proof() {
     }
     let cells = findings.cells();
     print(&cells);
-    let differs = cells.objections().into_iter().chain(cells.hollow());
+    print_memory(&memories);
+    let differs = cells.objections().into_iter().chain(cells.hollow()).chain(memories.objections());
     let mut objections: Vec<String> = differs.map(str::to_owned).collect();
     println!("\nmutants, and who caught them");
-    for (mutant, by) in all_mutants(&dictionary) {
+    for (mutant, by) in mutants {
         let said = if by.is_empty() { "NOBODY".to_owned() } else { by.join("; ") };
         println!("  {:<68} {said}", mutant.name());
         if by.is_empty() {

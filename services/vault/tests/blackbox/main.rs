@@ -19,6 +19,7 @@ mod erasures;
 mod http;
 mod idempotency;
 mod log;
+mod lookup;
 mod main_path;
 mod process;
 mod python;
