@@ -3,10 +3,14 @@
 use bytes::Bytes;
 use cloakroom_core::event::{
     Ack, AckStatus, AcksCollected, Body, DoomedValue, DownstreamRegistered, ErasureCompleted,
-    ErasureRequested, Event, FactRecorded, KeysDestroyed, Outcome, RegisterApplied, RequestRemembered, Shape,
-    Started, SubjectCreated, SystemKeyKind, SystemKeyMade, ValueRectified, ValueStored, ValuesReleased,
+    ErasureRequested, Event, FactRecorded, KeyBackupEnded, KeysBackedUp, KeysDestroyed, KeysRestored,
+    Outcome, RegisterApplied, RequestRemembered, Shape, Started, SubjectCreated, SystemKeyKind,
+    SystemKeyMade, ValueRectified, ValueStored, ValuesReleased,
 };
-use cloakroom_core::ids::{EventNumber, FramePosition, Slot, StartId, SubjectNumber, Subtree, TreeId};
+use cloakroom_core::ids::{
+    CommitPosition, EventNumber, FramePosition, RootId, Slot, SlotRange, StartId, SubjectNumber, Subtree,
+    TreeId,
+};
 use cloakroom_core::refusal::Code;
 use cloakroom_engine::codec::{decode, encode, status_number, status_of};
 
@@ -39,7 +43,11 @@ fn kind(body: &Body) -> &'static str {
         Body::FactRecorded(_) => "fact recorded",
         Body::RequestRemembered(_) => "request remembered",
         Body::ErasureRequested(_) => "erasure requested",
+        Body::KeysDestroyed(it) if !it.later.is_empty() => "keys destroyed, final later",
         Body::KeysDestroyed(_) => "keys destroyed",
+        Body::KeysBackedUp(_) => "keys backed up",
+        Body::KeyBackupEnded(_) => "key backup ended",
+        Body::KeysRestored(_) => "keys restored",
         Body::AcksCollected(_) => "acks collected",
         Body::ErasureCompleted(_) => "erasure completed",
         Body::ErasureOverdue { .. } => "erasure overdue",
@@ -148,6 +156,32 @@ fn bodies() -> Vec<Body> {
             destroy_class: "overwritten".into(),
             later: vec![],
         }),
+        Body::KeysDestroyed(KeysDestroyed {
+            fences: vec![number(303)],
+            epoch: 5,
+            destroy_class: "hsm".into(),
+            later: vec![(number(303), 1_000)],
+        }),
+        Body::KeysBackedUp(KeysBackedUp {
+            root: RootId([0x11; 16]),
+            epoch: 5,
+            at: CommitPosition { start: StartId([0xaa; 16]), number: 300 },
+            ends: vec![(Subtree(3), 300)],
+            until: 2_000,
+            principal: "p".into(),
+        }),
+        Body::KeyBackupEnded(KeyBackupEnded {
+            backups: vec![number(301)],
+            epoch: 6,
+            destroy_class: "hsm".into(),
+            fences: vec![number(303)],
+        }),
+        Body::KeysRestored(KeysRestored {
+            root: RootId([0x11; 16]),
+            at: CommitPosition { start: StartId([0xaa; 16]), number: 301 },
+            lacking: vec![SlotRange { subtree: Subtree(3), first: 5, end: 300 }],
+            principal: "p".into(),
+        }),
         Body::AcksCollected(AcksCollected {
             fence: number(303),
             previous: number(305),
@@ -223,6 +257,18 @@ const GOLDEN: &[(&str, &str)] = &[
          eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee",
     ),
     ("keys destroyed", "08011080d8c1a28c346a150a04af02b00210051a0b6f7665727772697474656e"),
+    ("keys destroyed, final later", "08011080d8c1a28c346a130a02af0210051a0368736d220608af0210e807"),
+    (
+        "keys backed up",
+        "08011080d8c1a28c34a201380a101111111111111111111111111111111110051a150a10aaaaaaaaaaaaaaaa\
+         aaaaaaaaaaaaaaaa10ac022205080310ac0228d00f320170",
+    ),
+    ("key backup ended", "08011080d8c1a28c34aa010f0a02ad0210061a0368736d2202af02"),
+    (
+        "keys restored",
+        "08011080d8c1a28c34b201350a101111111111111111111111111111111112150a10aaaaaaaaaaaaaaaaaaaa\
+         aaaaaaaaaaaa10ad021a070803100518ac02220170",
+    ),
     (
         "acks collected",
         "08011080d8c1a28c34722008af0210b1021a18080112046d61696c180720022a016532017238b81740a01f",

@@ -10,6 +10,7 @@ mod golden;
 mod graph;
 mod holder;
 mod house;
+mod key_backups;
 mod lease;
 mod ledger;
 mod lookup;
