@@ -3,6 +3,7 @@
 //!
 //! - `target`: where backups go; a folder today
 //! - `manifest`: what a backup consists of; a backup exists once its manifest does
+//! - `signed`: whether its log is the one that the vault signed
 //! - [`create`], [`verify`], [`restore`]
 //!
 //! A log only grows, so a consistent copy of one in use is a prefix: the frames that are whole, made durable
@@ -11,6 +12,7 @@
 //! an earlier backup has is neither read nor copied again.
 
 mod manifest;
+mod signed;
 mod target;
 
 use std::fs::File;
@@ -32,6 +34,7 @@ pub use target::{BackupTarget, FolderTarget};
 
 use crate::{EngineError, codec};
 use manifest::{MANIFESTS, part_name};
+use signed::Signed;
 use target::Checked;
 
 /// What a backup came to.
@@ -189,13 +192,15 @@ pub fn find(target: &dyn BackupTarget, id: Option<&str>) -> Result<Manifest, Eng
     found.ok_or_else(|| EngineError::BackupRefused("there is no such backup in the target".to_owned()))
 }
 
-/// Reads a backup back: every checksum, every frame and the chain that they make, every entry.
+/// Reads a backup back: every checksum, every frame and the chain that they make, every entry; and whether its log
+/// is the one that the checkpoint kept with it signed.
 ///
 /// # Errors
 /// [`EngineError::Backup`] if the target cannot be read; what is wrong with what was read is in the answer.
 pub fn verify(target: &dyn BackupTarget, manifest: &Manifest) -> Result<Verified, EngineError> {
     let mut verified = Verified::default();
     let mut before = Before { first_event: 0, bytes: 0, hash: [0; 32] };
+    let mut signed = manifest.checkpoint.as_deref().map(Signed::new);
     for part in &manifest.log {
         let name = log_file_name(part.first_event);
         let Some(bytes) = read_part(target, &part.sha256, &name, &mut verified)? else { continue };
@@ -206,7 +211,8 @@ pub fn verify(target: &dyn BackupTarget, manifest: &Manifest) -> Result<Verified
         if reader.before() != before || reader.first_event().0 != part.first_event {
             verified.problems.push(format!("{name}: does not follow the part before"));
         }
-        while let Some((frame, _)) = reader.next_frame()? {
+        while let Some((frame, leaves)) = reader.next_frame_with_leaves(hash::leaf)? {
+            signed.iter_mut().for_each(|signed| signed.read(&frame, &leaves));
             verified.frames = verified.frames.saturating_add(1);
             verified.events = verified.events.saturating_add(frame.events.len() as u64);
         }
@@ -220,6 +226,7 @@ pub fn verify(target: &dyn BackupTarget, manifest: &Manifest) -> Result<Verified
     {
         verified.problems.push("the log does not end where the manifest says".to_owned());
     }
+    verified.problems.extend(signed.and_then(Signed::verdict).map(str::to_owned));
     for part in &manifest.access {
         let name = format!("access file {}", part.first_entry);
         let Some(bytes) = read_part(target, &part.sha256, &name, &mut verified)? else { continue };

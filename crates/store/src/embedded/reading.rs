@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes};
 use cloakroom_core::ids::EventNumber;
 
 use super::folder::{io_error, numbered_files};
+use super::frame::Decoded;
 use super::segment::{HEADER_BYTES, LOG_EXTENSION, Lengths, SegmentHeader};
 use super::{access, frame, framing};
 use crate::log::{Frame, FrameHash};
@@ -98,10 +99,28 @@ impl<R: Read> FrameReader<R> {
     /// # Errors
     /// [`StoreError::Newer`], [`StoreError::Io`].
     pub fn next_frame(&mut self) -> Result<Option<(Frame, FrameHash)>, StoreError> {
+        Ok(self.next_decoded()?.map(|decoded| (decoded.frame, self.previous_hash)))
+    }
+
+    /// The same with the leaf hashes of its events, also of those that were pruned; `leaf` hashes the others.
+    ///
+    /// # Errors
+    /// As [`FrameReader::next_frame`].
+    pub fn next_frame_with_leaves(
+        &mut self,
+        leaf: fn(&[u8]) -> [u8; 32],
+    ) -> Result<Option<(Frame, Vec<[u8; 32]>)>, StoreError> {
+        let Some(decoded) = self.next_decoded()? else { return Ok(None) };
+        let events = decoded.frame.events.iter().enumerate();
+        let leaves = events.map(|(place, event)| decoded.leaf(place, event, leaf)).collect();
+        Ok(Some((decoded.frame, leaves)))
+    }
+
+    fn next_decoded(&mut self) -> Result<Option<Decoded>, StoreError> {
         let Some(body) = self.blocks.peek()? else { return Ok(None) };
         let Some(decoded) = frame::decode(&body)? else { return Ok(None) };
         let hash = decoded.hash(&body, self.hash);
-        let frame = decoded.frame;
+        let frame = &decoded.frame;
         let follows = frame.at.number == self.next_frame
             && frame.previous_hash == self.previous_hash
             && frame.first_event.0 == self.next_event;
@@ -112,7 +131,7 @@ impl<R: Read> FrameReader<R> {
         self.next_frame = self.next_frame.saturating_add(1);
         self.next_event = self.next_event.saturating_add(frame.events.len() as u64);
         self.previous_hash = hash;
-        Ok(Some((frame, self.previous_hash)))
+        Ok(Some(decoded))
     }
 
     /// What the header says of the file before.

@@ -24,6 +24,9 @@ pub(crate) enum Backup {
         /// The folder that backups lie in
         #[arg(long, value_name = "DIR")]
         target: PathBuf,
+        /// Besides, write when it was made and how large it is, as Prometheus' text (node_exporter's textfile folder)
+        #[arg(long, value_name = "FILE")]
+        metrics: Option<PathBuf>,
     },
     /// Lists what lies in a target, oldest first
     List {
@@ -73,9 +76,12 @@ impl Backup {
     /// Runs the command.
     pub(crate) async fn run(&self, settings: &Settings, output: &Output) -> Result<(), CliError> {
         match self {
-            Self::Create { data, target } => {
+            Self::Create { data, target, metrics } => {
                 let checkpoint = checkpoint(settings).await;
                 let made = create(data, target, checkpoint)?;
+                if let Some(file) = metrics {
+                    tell(file, &made)?;
+                }
                 output.result(&created_json(&made), || created(&made))
             }
             Self::List { target } => list(target, output),
@@ -115,6 +121,33 @@ async fn checkpoint(settings: &Settings) -> Option<String> {
 pub(super) fn create(data: &Path, target: &Path, checkpoint: Option<String>) -> Result<Created, CliError> {
     let target = FolderTarget::new(target);
     Ok(backup::create(data, &target, SystemClock.now_unix_ms(), checkpoint)?)
+}
+
+/// Writes the figures of the newest backup where a collector reads them, whole or not at all. A backup that failed
+/// leaves the former ones, whose age then tells.
+fn tell(file: &Path, made: &Created) -> Result<(), CliError> {
+    let draft = file.with_extension("part");
+    std::fs::write(&draft, figures(made))
+        .and_then(|()| std::fs::rename(&draft, file))
+        .map_err(CliError::file(file))
+}
+
+fn figures(made: &Created) -> String {
+    let Manifest { events, made_unix_ms, newest_unix_ms, checkpoint, .. } = &made.manifest;
+    let seconds = |unix_ms: i64| unix_ms / 1_000;
+    let figures = [
+        ("made_timestamp_seconds", "When the newest backup was made.", seconds(*made_unix_ms).to_string()),
+        ("newest_event_timestamp_seconds", "Its newest event.", seconds(*newest_unix_ms).to_string()),
+        ("events", "Events in it.", events.to_string()),
+        ("bytes", "How large it is.", made.manifest.bytes().to_string()),
+        ("copied_bytes", "What of it was copied.", made.copied_bytes.to_string()),
+        ("signed", "1 with the vault's signed checkpoint.", u8::from(checkpoint.is_some()).to_string()),
+    ];
+    let lines = figures.map(|(name, help, value)| {
+        let name = format!("cloakroom_backup_{name}");
+        format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
+    });
+    lines.concat()
 }
 
 /// What was made, in words.
