@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::folder::{io_error, make_folder, settle, sync_folder};
+use super::folder::{io_error, make_folder, settle, sync_folder, write_file};
 use super::log::lock;
 use crate::records::{Batch, Records};
 use crate::{Answer, StoreError};
@@ -32,6 +32,8 @@ const CLEANED_EVERY_MS: u64 = 500;
 /// How sled names its snapshots, and those it has not finished.
 const SNAPSHOT_PREFIX: &str = "snap.";
 const SNAPSHOT_DRAFT_SUFFIX: &str = ".generating";
+/// Lies in the folder until the first open has made all of it durable.
+const FIRST_OPEN: &str = "FIRST-OPEN";
 /// A database that was closed a moment ago gives its lock back when sled's threads let go of it.
 const LOCK_WAITED: Duration = Duration::from_secs(5);
 
@@ -56,6 +58,7 @@ impl EmbeddedRecords {
     pub fn open(folder: &Path) -> Result<EmbeddedRecords, StoreError> {
         make_folder(folder)?;
         settle(folder)?;
+        let first = begin(folder)?;
         remove_drafts(folder)?;
         let database = open_database(folder)?;
         let failed = io_error("opening the database file");
@@ -72,6 +75,10 @@ impl EmbeddedRecords {
         // sled writes its settings file without a sync.
         File::open(folder.join("conf")).and_then(|file| file.sync_all()).map_err(&failed)?;
         sync_folder(folder)?;
+        if first {
+            fs::remove_file(folder.join(FIRST_OPEN)).map_err(&failed)?;
+            sync_folder(folder)?;
+        }
         Ok(records)
     }
 
@@ -191,6 +198,29 @@ impl Records for EmbeddedRecords {
     }
 }
 
+/// Whether the database is opened for the first time. A power cut in that may leave files that sled calls corrupt; as
+/// nothing was ever committed to them, they are removed and made anew.
+fn begin(folder: &Path) -> Result<bool, StoreError> {
+    let failed = io_error("making the database");
+    let entries: Vec<_> = fs::read_dir(folder).and_then(Iterator::collect).map_err(&failed)?;
+    let (marks, others): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.file_name() == FIRST_OPEN);
+    if marks.is_empty() {
+        if others.is_empty() {
+            write_file(&folder.join(FIRST_OPEN), b"").and_then(|file| file.sync_all()).map_err(&failed)?;
+            sync_folder(folder)?;
+        }
+        return Ok(others.is_empty());
+    }
+    for entry in others {
+        let removed = match entry.file_type().map_err(&failed)?.is_dir() {
+            true => fs::remove_dir_all(entry.path()),
+            false => fs::remove_file(entry.path()),
+        };
+        removed.map_err(&failed)?;
+    }
+    Ok(true)
+}
+
 /// Removes what sled had not finished. It writes a snapshot under another name and renames it when it is whole,
 /// but reads such a draft, which a kill cuts short, as its newest snapshot, and calls the database corrupt. A
 /// draft never counts: the snapshot before it goes only after the rename.
@@ -238,6 +268,30 @@ fn database_error(what: &'static str) -> impl Fn(sled::Error) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_first_open_that_was_cut_short_is_made_anew_and_no_other_is() {
+        let place = tempfile::tempdir().unwrap();
+        let half = |name: &str| fs::write(place.path().join(name), b"half").unwrap();
+        [FIRST_OPEN, "conf", "db"].iter().for_each(|name| half(name));
+        let mut batch = Batch::default();
+        batch.put(&b"key"[..], &b"value"[..]);
+        let records = EmbeddedRecords::open(place.path()).unwrap();
+        assert!(!place.path().join(FIRST_OPEN).exists(), "from here on everything counts");
+        records.apply_now(batch).unwrap();
+        records.sync_now().unwrap();
+        drop(records);
+        let records = EmbeddedRecords::open(place.path()).unwrap();
+        assert_eq!(records.scan_now(b"key", None, 2).unwrap()[0].1, "value");
+        drop(records);
+        let before = fs::read(place.path().join("db")).unwrap();
+        half("conf");
+        assert!(
+            EmbeddedRecords::open(place.path()).is_err(),
+            "what may hold something is refused, never thrown away"
+        );
+        assert_eq!(fs::read(place.path().join("db")).unwrap(), before);
+    }
 
     #[test]
     fn a_snapshot_that_a_kill_cut_short_is_not_believed() {
