@@ -14,6 +14,8 @@ pub mod quorum;
 mod sealer;
 #[cfg(any(feature = "pkcs11", feature = "tpm"))]
 mod secret;
+#[cfg(feature = "contract")]
+pub mod through;
 #[cfg(feature = "tpm")]
 mod tpm;
 
