@@ -59,6 +59,10 @@ calls! {
     rotate_keys(RotateKeysRequest) -> RotateKeysResponse;
     /// Moves the root to the holder that the vault's configuration names by now.
     move_keys(MoveKeysRequest) -> MoveKeysResponse;
+    /// Ends a key backup's escrow before its time.
+    end_key_backup(EndKeyBackupRequest) -> EndKeyBackupResponse;
+    /// Goes on from the key backup that lies where the keys were.
+    restore_escrowed(RestoreEscrowedRequest) -> RestoreEscrowedResponse;
     /// Replays the whole log and compares. Takes as long as the log is long: raise the deadline.
     verify_log(VerifyLogRequest) -> VerifyLogResponse;
     /// What the log says of itself now, signed.
@@ -157,6 +161,18 @@ impl AdminClient {
         request: ExportLedgerRequest,
     ) -> Result<Streaming<ExportLedgerResponse>, ClientError> {
         let opened = self.admin.clone().export_ledger(request).await;
+        Ok(opened.map_err(|status| ClientError::of_status(&self.address, status))?.into_inner())
+    }
+
+    /// Makes a key backup: what it is, then its bytes. Never repeated: each has a root of its own in escrow.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`], [`ClientError::Refused`], [`ClientError::Status`].
+    pub async fn back_up_keys(
+        &self,
+        request: BackUpKeysRequest,
+    ) -> Result<Streaming<BackUpKeysResponse>, ClientError> {
+        let opened = self.admin.clone().back_up_keys(request).await;
         Ok(opened.map_err(|status| ClientError::of_status(&self.address, status))?.into_inner())
     }
 

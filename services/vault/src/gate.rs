@@ -242,6 +242,32 @@ impl Gate {
         }
     }
 
+    /// Goes on from the key backup that lies where the keys were.
+    ///
+    /// # Errors
+    /// [`CallRefusal::Conflict`] where the gate is open, and where what lies there is none, or its root is gone.
+    pub(crate) async fn restore_escrowed(&self, principal: &str) -> Result<(KeysView, u64), CallRefusal> {
+        self.may(principal)?;
+        let _turn = self.turn.lock().await;
+        if self.house.engine().is_ok() {
+            return Err(CallRefusal::Conflict("the gate is open: there is nothing to restore".to_owned()));
+        }
+        if self.owes_replay() {
+            return Err(CallRefusal::Conflict(OWED.to_owned()));
+        }
+        let options = self.options().await.map_err(|error| refused(&error))?;
+        let opened = Engine::open_escrowed(options, Arc::clone(&self.clock), principal).await;
+        let opened = match opened {
+            Err(EngineError::BackupRefused(why)) => return Err(CallRefusal::Conflict(why)),
+            opened => opened,
+        };
+        tracing::warn!(principal, "keys are restored from a key backup");
+        self.go_on(opened, principal, &Decision::default()).await?;
+        let engine = self.house.engine()?;
+        let keys = engine.keys(principal).await?;
+        Ok((keys, engine.figures().slots_lost))
+    }
+
     async fn go_on(
         &self,
         opened: Result<Opened, EngineError>,
@@ -348,9 +374,13 @@ pub(crate) fn advised(reason: &GateReason) -> String {
             "bring the newest machine, or go on without what is missing and destroy again what was erased since: \
              cloakroom restore --accept-older-log --replay-from kafka|FILE"
         }
-        GateReason::KeysBehindHolder { .. } | GateReason::RootGone { .. } => {
-            "bring the newest keys; no command makes these open"
+        GateReason::KeysBehindHolder { .. } | GateReason::KeysBehindLog { .. } => {
+            "bring the newest keys, or go on from these if they are a key backup: cloakroom keys restore-escrowed"
         }
+        GateReason::KeysMissing => {
+            "bring them, or a key backup: cloakroom keys backup restore, then cloakroom keys restore-escrowed"
+        }
+        GateReason::RootGone { .. } => "bring the newest keys; no command makes these open",
         _ => "no command goes on with these",
     };
     format!("{reason} ({decides})")

@@ -65,6 +65,9 @@ struct Gauges {
     open_erasures: Gauge<u64>,
     overdue_erasures: Gauge<u64>,
     stuck_fences: Gauge<u64>,
+    key_backups: Gauge<u64>,
+    fences_not_final: Gauge<u64>,
+    slots_lost: Gauge<u64>,
     announce_lag: Gauge<u64>,
     epoch: Gauge<u64>,
     roots_left: Gauge<u64>,
@@ -90,6 +93,12 @@ impl Gauges {
                 "cloakroom.erasures.stuck",
                 "Erasures, releases and rectifications whose page of keys does not open.",
             ),
+            key_backups: gauge("cloakroom.key_backups", "Key backups whose roots are in escrow."),
+            fences_not_final: gauge(
+                "cloakroom.erasures.not_final",
+                "Erasures, releases and rectifications that a root in escrow still reaches.",
+            ),
+            slots_lost: gauge("cloakroom.slots.lost", "Slots whose keys a restored key backup lacked."),
             announce_lag: gauge("cloakroom.announce.lag", "Events not yet announced."),
             epoch: gauge("cloakroom.epoch", "The number of the current root."),
             roots_left: gauge(
@@ -114,6 +123,9 @@ impl Gauges {
         self.open_erasures.record(status.open_erasures, &[]);
         self.overdue_erasures.record(status.overdue_erasures, &[]);
         self.stuck_fences.record(status.stuck_fences, &[]);
+        self.key_backups.record(status.key_backups, &[]);
+        self.fences_not_final.record(status.fences_not_final, &[]);
+        self.slots_lost.record(status.slots_lost, &[]);
         self.announce_lag.record(status.announce_lag, &[]);
         self.epoch.record(status.epoch, &[]);
         self.roots_left.record(status.roots_left, &[]);

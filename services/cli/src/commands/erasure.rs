@@ -192,6 +192,8 @@ pub(super) fn json(erasure: &Wire) -> Value {
         "deadline": moment(erasure.deadline_unix_ms),
         "epoch": erasure.epoch,
         "destroy_class": erasure.destroy_class,
+        "final_at_unix_ms": erasure.final_at_unix_ms,
+        "final_unix_ms": erasure.final_unix_ms,
         "downstreams": erasure.downstreams.iter().map(downstream).collect::<Vec<_>>(),
     })
 }
@@ -213,6 +215,10 @@ pub(super) fn text(erasure: &Wire) -> String {
     ];
     if erasure.epoch > 0 {
         rows.push(vec!["  how".to_owned(), format!("{}, epoch {}", erasure.destroy_class, erasure.epoch)]);
+        if erasure.final_unix_ms == 0 {
+            let until = moment(erasure.final_at_unix_ms);
+            rows.push(vec!["  NOT FINAL".to_owned(), format!("a key backup knows it until {until}")]);
+        }
     }
     for answer in &erasure.downstreams {
         let mut words = format!("{}, {} copies purged", answer.status, answer.copies_purged);

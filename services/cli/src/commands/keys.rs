@@ -1,4 +1,6 @@
-//! `cloakroom keys status|rotate|move|jwks`
+//! `cloakroom keys status|rotate|move|backup|restore-escrowed|jwks`
+
+mod backup;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,13 +8,13 @@ use std::time::Duration;
 use clap::Subcommand;
 use cloakroom_client::{AdminClient, Retry};
 use cloakroom_proto::admin::v1::{
-    GetKeysRequest, GetSigningKeysRequest, GetStatusRequest, GetStatusResponse, Keys as Roots,
-    MoveKeysRequest, RotateKeysRequest,
+    GetGateRequest, GetKeysRequest, GetSigningKeysRequest, GetStatusRequest, GetStatusResponse,
+    Keys as Roots, MoveKeysRequest, RestoreEscrowedRequest, RotateKeysRequest,
 };
 use serde_json::{Value, json};
 
 use crate::error::CliError;
-use crate::output::{Output, columns};
+use crate::output::{Output, columns, moment};
 use crate::settings::Settings;
 
 /// The key tree and the signing keys
@@ -25,6 +27,15 @@ pub(crate) enum Keys {
     /// Moves the root to the holder that the vault's configuration names by now: write it into [roots], and the
     /// present one into [former_roots], before
     Move,
+    #[command(subcommand)]
+    Backup(backup::Backup),
+    /// Goes on from the key backup that was put in the place of lost keys: what it lacks is lost, what was forgotten
+    /// since stays forgotten; without --yes only says what that would cost
+    RestoreEscrowed {
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
     /// Fetches the public signing keys (JWKS), to be pinned for `verify`
     Jwks {
         /// Write them here instead of to stdout
@@ -36,8 +47,13 @@ pub(crate) enum Keys {
 impl Keys {
     /// Runs the command.
     pub(crate) async fn run(&self, settings: &Settings, output: &Output) -> Result<(), CliError> {
+        if let Self::Backup(command) = self {
+            return command.run(settings, output).await;
+        }
         let admin = settings.admin().await?;
         match self {
+            Self::Backup(_) => Ok(()),
+            Self::RestoreEscrowed { yes } => restore_escrowed(admin, *yes, output).await,
             Self::Status => {
                 let status = admin.get_status(GetStatusRequest {}).await?;
                 let keys = admin.get_keys(GetKeysRequest {}).await?.keys.unwrap_or_default();
@@ -76,6 +92,34 @@ impl Keys {
             }
         }
     }
+}
+
+async fn restore_escrowed(admin: AdminClient, yes: bool, output: &Output) -> Result<(), CliError> {
+    let gate = admin.get_gate(GetGateRequest {}).await?;
+    if !gate.key_backup {
+        let text = if gate.open { "the gate is open: there is nothing to restore" } else { &gate.reason };
+        return Err(CliError::Refused(text.to_owned()));
+    }
+    let lacks = gate.slots_lacking;
+    if !yes {
+        let json = json!({ "restored": false, "slots_lost": lacks });
+        return output.result(&json, || {
+            format!(
+                "these keys are a key backup that still opens; {lacks} slots that the log names are not in it: their \
+                 values would answer KEY_UNAVAILABLE, those forgotten since ERASED. Nothing was changed: --yes does it"
+            )
+        });
+    }
+    let done = patient(admin).restore_escrowed(RestoreEscrowedRequest {}).await?;
+    let keys = done.keys.unwrap_or_default();
+    let json = json!({ "restored": true, "slots_lost": done.slots_lost, "keys": keys_json(&keys) });
+    output.result(&json, || {
+        format!(
+            "the vault serves, epoch {}; {} slots are lost, what was forgotten stays forgotten. The backup is used up: \
+             make another (cloakroom keys backup create)",
+            keys.epoch, done.slots_lost
+        )
+    })
 }
 
 /// A batch takes moments, but owning a token takes a lease.
@@ -122,6 +166,8 @@ fn keys_json(keys: &Roots) -> Value {
         "roots_held": keys.roots_held,
         "left": keys.left,
         "trouble": keys.trouble,
+        "backups": keys.backups.iter().map(backup::escrow).collect::<Vec<_>>(),
+        "not_final": keys.not_final,
     })
 }
 
@@ -135,6 +181,12 @@ fn keys_text(keys: &Roots) -> String {
         ("roots held", keys.roots_held.to_string()),
         ("owner", format!("number {}, {lease}", keys.owner)),
     ];
+    rows.extend(keys.backups.iter().map(|backup| {
+        ("key backup", format!("{}, its root in escrow until {}", backup.id, moment(backup.until_unix_ms)))
+    }));
+    if keys.not_final > 0 {
+        rows.push(("not final yet", format!("{} erasures, releases and rectifications", keys.not_final)));
+    }
     rows.extend(keys.left.iter().map(|left| ("NOT GONE in", left.clone())));
     if !keys.trouble.is_empty() {
         rows.push(("TROUBLE", keys.trouble.clone()));

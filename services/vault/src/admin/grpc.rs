@@ -1,21 +1,23 @@
 //! `cloakroom.admin.v1.AdminService`.
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use cloakroom_engine as engine;
 use cloakroom_proto::admin::v1::admin_service_server::AdminService;
 use cloakroom_proto::admin::v1::{
-    ApplyRegisterRequest, ApplyRegisterResponse, ExportLedgerRequest, ExportLedgerResponse,
-    GetCertificateRequest, GetCertificateResponse, GetErasureRequest, GetErasureResponse, GetGateRequest,
-    GetGateResponse, GetKeysRequest, GetKeysResponse, GetLogCheckpointRequest, GetLogCheckpointResponse,
-    GetLogTileRequest, GetLogTileResponse, GetRegisterRequest, GetRegisterResponse, GetSigningKeysRequest,
+    ApplyRegisterRequest, ApplyRegisterResponse, BackUpKeysRequest, BackUpKeysResponse, EndKeyBackupRequest,
+    EndKeyBackupResponse, ExportLedgerRequest, ExportLedgerResponse, GetCertificateRequest,
+    GetCertificateResponse, GetErasureRequest, GetErasureResponse, GetGateRequest, GetGateResponse,
+    GetKeysRequest, GetKeysResponse, GetLogCheckpointRequest, GetLogCheckpointResponse, GetLogTileRequest,
+    GetLogTileResponse, GetRegisterRequest, GetRegisterResponse, GetSigningKeysRequest,
     GetSigningKeysResponse, GetStatusRequest, GetStatusResponse, ListDownstreamsRequest,
     ListDownstreamsResponse, ListErasuresRequest, ListErasuresResponse, MoveKeysRequest, MoveKeysResponse,
     PreviewErasureRequest, PreviewErasureResponse, PruneLogRequest, PruneLogResponse, RedriveErasureRequest,
     RedriveErasureResponse, RegisterDownstreamRequest, RegisterDownstreamResponse, ReplayErasuresRequest,
-    ReplayErasuresResponse, RequestErasureRequest, RequestErasureResponse, RestoreRequest, RestoreResponse,
-    RotateKeysRequest, RotateKeysResponse, VerifyLogRequest, VerifyLogResponse, WatchErasureRequest,
-    WatchErasureResponse,
+    ReplayErasuresResponse, RequestErasureRequest, RequestErasureResponse, RestoreEscrowedRequest,
+    RestoreEscrowedResponse, RestoreRequest, RestoreResponse, RotateKeysRequest, RotateKeysResponse,
+    VerifyLogRequest, VerifyLogResponse, WatchErasureRequest, WatchErasureResponse, back_up_keys_response,
 };
 use cloakroom_runtime::identity::Principal;
 use cloakroom_runtime::shutdown::Shutdown;
@@ -29,6 +31,9 @@ use crate::wire::{Answers, bounded, caller, within};
 
 /// Lines of one restore: a million erasures of a person with a hundred values take more memory than a vault has.
 const LEDGER_LINES_MAX: usize = 1_000_000;
+
+/// Bytes of a key backup in one message: a quarter of the longest.
+const BACKUP_BYTES_AT_ONCE: usize = 1 << 20;
 
 /// What officers call over gRPC.
 pub(crate) struct AdminApi {
@@ -247,6 +252,59 @@ impl AdminService for AdminApi {
         let caller = caller(&request)?;
         let keys = self.gate.move_keys(caller.as_str()).await.map_err(status)?;
         bounded(MoveKeysResponse { keys: Some(wire::keys(keys)) })
+    }
+
+    type BackUpKeysStream = Answers<BackUpKeysResponse>;
+
+    #[tracing::instrument(name = "back_up_keys", skip_all)]
+    async fn back_up_keys(
+        &self,
+        request: Request<BackUpKeysRequest>,
+    ) -> Result<Response<Self::BackUpKeysStream>, Status> {
+        let caller = caller(&request)?;
+        let (made, file) = self.engine()?.back_up_keys(caller.as_str()).await.map_err(status)?;
+        let head = back_up_keys_response::Part::Backup(wire::key_backup(made));
+        let parts = stream::try_unfold((Some(head), Some(file), 0_u64), |(head, file, at)| async move {
+            let Some(file) = file else { return Ok(None) };
+            if head.is_some() {
+                return Ok(Some((BackUpKeysResponse { part: head }, (None, Some(file), at))));
+            }
+            let read = tokio::task::spawn_blocking(move || {
+                let mut bytes = vec![0; BACKUP_BYTES_AT_ONCE];
+                let count = file.read_at(&mut bytes, at)?;
+                bytes.truncate(count);
+                Ok::<_, std::io::Error>((bytes, file))
+            });
+            let lost = || Status::unavailable("the key backup cannot be read: make another one");
+            let (bytes, file) = read.await.map_err(|_| lost())?.map_err(|_| lost())?;
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            let next = at.saturating_add(bytes.len() as u64);
+            let part = Some(back_up_keys_response::Part::Bytes(bytes.into()));
+            Ok(Some((BackUpKeysResponse { part }, (None, Some(file), next))))
+        });
+        Ok(Response::new(Box::pin(parts)))
+    }
+
+    #[tracing::instrument(name = "end_key_backup", skip_all)]
+    async fn end_key_backup(
+        &self,
+        request: Request<EndKeyBackupRequest>,
+    ) -> Result<Response<EndKeyBackupResponse>, Status> {
+        let (caller, asked) = (caller(&request)?, request.into_inner());
+        let keys = self.engine()?.end_key_backup(caller.as_str(), &asked.id).await.map_err(status)?;
+        bounded(EndKeyBackupResponse { keys: Some(wire::keys(keys)) })
+    }
+
+    #[tracing::instrument(name = "restore_escrowed", skip_all)]
+    async fn restore_escrowed(
+        &self,
+        request: Request<RestoreEscrowedRequest>,
+    ) -> Result<Response<RestoreEscrowedResponse>, Status> {
+        let caller = caller(&request)?;
+        let (keys, slots_lost) = self.gate.restore_escrowed(caller.as_str()).await.map_err(status)?;
+        bounded(RestoreEscrowedResponse { keys: Some(wire::keys(keys)), slots_lost })
     }
 
     #[tracing::instrument(name = "verify_log", skip_all)]

@@ -5,7 +5,7 @@ use cloakroom_core::refusal::CallRefusal;
 use cloakroom_engine as engine;
 use cloakroom_proto::admin::v1::{
     ApplyRegisterResponse, DoomedToken, Downstream, DownstreamState, Erasure, ErasureState, GetGateResponse,
-    GetStatusResponse, KeptActivity, Keys, LegalBasis, PreviewErasureResponse, PruneLogResponse,
+    GetStatusResponse, KeptActivity, KeyBackup, Keys, LegalBasis, PreviewErasureResponse, PruneLogResponse,
     RegisterDownstreamResponse, ReplayErasuresResponse, VerifyLogResponse, preview_erasure_request,
     request_erasure_request,
 };
@@ -59,6 +59,8 @@ pub(super) fn gate(view: GateView) -> GetGateResponse {
         newest_unix_ms: standing.newest_unix_ms,
         unnamed_slots: standing.unnamed_slots,
         needs_replay: standing.needs_replay(),
+        key_backup: standing.key_backup_lacks.is_some(),
+        slots_lacking: standing.key_backup_lacks.unwrap_or_default(),
     }
 }
 
@@ -126,6 +128,8 @@ pub(super) fn erasure(view: engine::ErasureView) -> Erasure {
         deadline_unix_ms: view.deadline_unix_ms,
         epoch: view.epoch,
         destroy_class: view.destroy_class,
+        final_at_unix_ms: view.final_at_unix_ms,
+        final_unix_ms: view.final_unix_ms,
         downstreams: view.downstreams.into_iter().map(downstream_state).collect(),
     }
 }
@@ -222,6 +226,17 @@ pub(super) fn keys(keys: engine::KeysView) -> Keys {
         roots_held: keys.roots_held,
         left: keys.left,
         trouble: keys.trouble,
+        backups: keys.backups.into_iter().map(key_backup).collect(),
+        not_final: keys.not_final,
+    }
+}
+
+pub(super) fn key_backup(backup: engine::KeyBackupView) -> KeyBackup {
+    KeyBackup {
+        id: backup.id,
+        epoch: backup.epoch,
+        made_unix_ms: backup.made_unix_ms,
+        until_unix_ms: backup.until_unix_ms,
     }
 }
 
