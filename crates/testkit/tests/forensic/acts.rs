@@ -45,6 +45,8 @@ pub(crate) enum Act {
     Load { seed: u64, first: u64, people: u64 },
     /// People are stored, in one request, and nothing else happens.
     Arrive { first: u64, people: u64 },
+    /// A key backup is made; then two people arrive, of whom one is forgotten.
+    BackUpKeys { first: u64 },
     /// One of two people who arrive is forgotten; with a `stubborn` root holder the old root stays.
     Forget { first: u64, stubborn: bool },
     /// People of earlier lives are forgotten while what they are found by is read again, and others after; writes
@@ -63,6 +65,7 @@ impl Act {
     pub(crate) const TOGETHER: u64 = 20;
 
     /// How many lines the account of a [`Act::Load`] has once both requests of a round are sent.
+    #[cfg_attr(not(feature = "mutants"), allow(dead_code))]
     pub(crate) const fn lines_until_both_sent(round: u64) -> u64 {
         // What arrives and a new name say four lines, an erasure of one, a release and an erasure of three
         // two each.
@@ -133,6 +136,11 @@ pub(crate) async fn act(bench: &Path, act: Act) {
         Act::Arrive { first, people } => {
             house.arrive((first..first + people).collect()).await;
         }
+        Act::BackUpKeys { first } => {
+            drop(house.engine.back_up_keys(ADMIN).await.unwrap());
+            let one = house.arrive(vec![first, first + 1]).await.swap_remove(0);
+            house.forget(vec![one]).await;
+        }
         Act::Forget { first, stubborn } => {
             let one = house.arrive(vec![first, first + 1]).await.swap_remove(0);
             // With a root that stays the answer does not come.
@@ -156,6 +164,7 @@ pub(crate) fn options(bench: &Path, stubborn: bool, announces: bool) -> (Options
     let mut options = Options::in_folder(bench, holder);
     options.allow_unlocked = true;
     options.reserve_bytes = 0;
+    options.key_backup_window_ms = 60 * 60 * 1_000; // these clocks stand still: no escrow ends
     options.admins = vec![ADMIN.to_owned()];
     options.bus = if announces { BusOptions::Embedded } else { BusOptions::Off };
     (options, Arc::new(ManualClock::at(1_790_000_000_000)))
