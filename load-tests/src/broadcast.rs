@@ -70,7 +70,8 @@ impl Bench<'_> {
         let settings = self.settings;
         let calls = (settings.time.as_secs_f64() * RATE).ceil().max(1.0) as u32;
         let rounds = u32::try_from(settings.rounds).unwrap_or(u32::MAX);
-        let people = calls.saturating_mul(rounds).saturating_add(WARM_UP);
+        // Of ten people nine can be erased.
+        let people = calls.saturating_mul(rounds).saturating_add(WARM_UP).div_ceil(9).saturating_mul(10);
         let folder = settings.folder.join("broadcast");
         let house = match House::open(&settings.program, self.places.certs, &folder, people).await {
             Ok(house) => house,

@@ -37,8 +37,8 @@ const CONNECTIONS: usize = 64;
 const SHARED_VALUES: u64 = 100_000;
 /// People with a key of their own.
 const OWN_KEYS: u64 = 5_000;
-/// Values a call while preparing.
-const FILL: u64 = 500;
+/// Values a call while preparing: of larger requests it says that they are too complex.
+const FILL: u64 = 200;
 const FILL_IN_FLIGHT: usize = 16;
 
 /// What an application may do, and nothing else.
