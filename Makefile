@@ -8,7 +8,9 @@
 #   make check          format, lints, licences and bans, documentation, .proto files, examples
 #   make kill N=1000    kill -9 at every step of the protocol and at random, N times (default 100); SEED= plays again
 #   make fuzz           every parser of outside bytes fed with what nobody meant, a minute each; SECONDS=
-#   make bench          the vault against its ceilings: a table, and JSON; QUICK=1 takes under five minutes
+#   make bench          the vault against its ceilings and its peers: a table, JSON and pictures, within an hour;
+#                       QUICK=1 takes under five minutes
+#   make check-perf     instructions of one read against what they were; BLESS=1 writes down what they are now
 #   make setup          all set-up at once
 #   make clean          remove what was built
 
@@ -16,7 +18,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/target/tools/bin:$(HOME)/.cargo/bin:$(PATH)
 
 .PHONY: help setup build run test forensic check kill fuzz bench clean
-.PHONY: check-format check-lints check-supply check-docs check-proto check-examples
+.PHONY: check-perf check-format check-lints check-supply check-docs check-proto check-examples
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -78,9 +80,14 @@ fuzz:
 
 # The release profile, which nothing else here builds: the first time takes as long as everything else.
 bench:
-	@scripts/setup.sh run
-	@cargo build --locked --release -p cloakroom-vault -p cloakroom-load-tests
+	@scripts/setup.sh bench
+	@cargo build --locked --release -p cloakroom-vault -p cloakroom-mail -p cloakroom-affiliate -p cloakroom-load-tests
 	@target/release/cloakroom-load bench $(if $(filter-out 0 no false,$(QUICK)),--quick)
+
+# Not of `make check`: it builds the release profile.
+check-perf:
+	@scripts/setup.sh perf
+	@scripts/perf.sh
 
 clean:
 	cargo clean
