@@ -29,6 +29,8 @@ pub(crate) struct Bench {
     abandoned: HashSet<usize>,
     /// Texts that a durable fence condemned, although nobody was told.
     fenced: HashSet<String>,
+    /// Roots that key backups need: they are held although the last start has not made them.
+    escrowed: usize,
 }
 
 impl Bench {
@@ -36,7 +38,15 @@ impl Bench {
         let own = tempfile::tempdir().unwrap();
         let recorder =
             Recorder::with_journal(&own.path().join("bench"), &WATCHED, &own.path().join("journal")).unwrap();
-        Self { own, recorder, mutant, lives: 0, abandoned: HashSet::new(), fenced: HashSet::new() }
+        Self {
+            own,
+            recorder,
+            mutant,
+            lives: 0,
+            abandoned: HashSet::new(),
+            fenced: HashSet::new(),
+            escrowed: 0,
+        }
     }
 
     /// Where the vault lies.
@@ -78,6 +88,11 @@ impl Bench {
             None => command.env_remove(MUTANT),
         };
         self.recorder.start(&command).unwrap().wait()
+    }
+
+    /// So many roots are in escrow at the end.
+    pub(crate) fn escrowed(&mut self, roots: usize) {
+        self.escrowed = roots;
     }
 
     /// These are condemned by a durable fence: the next start must forget them.
@@ -138,6 +153,7 @@ impl Bench {
             besides.extend([Path::new("--dictionary"), dictionary]);
         }
         Findings {
+            escrowed: self.escrowed,
             now: self.ask("held", &besides),
             every: self.ask("every", &[]),
             destroyed: self.ask("destroyed", &[]),

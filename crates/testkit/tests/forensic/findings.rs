@@ -19,6 +19,8 @@ pub(crate) struct Findings {
     pub(crate) abandoned: HashSet<usize>,
     /// Texts that a durable fence condemned, although nobody was told.
     pub(crate) fenced: HashSet<String>,
+    /// Roots in escrow.
+    pub(crate) escrowed: usize,
 }
 
 /// How many of a kind there were, and how many of them could be read.
@@ -96,7 +98,13 @@ impl Findings {
             in_clear: self.now.in_clear.len(),
             // A restored folder hands out again what the abandoned branch had.
             shared_slots: if self.abandoned.is_empty() { self.now.shared_slots } else { 0 },
-            old_roots: self.now.roots.iter().filter(|root| root.made_at < self.account.last_start()).count(),
+            old_roots: self
+                .now
+                .roots
+                .iter()
+                .filter(|root| root.made_at < self.account.last_start())
+                .count()
+                .abs_diff(self.escrowed),
             believed: self.account.believed,
         }
     }

@@ -62,6 +62,14 @@ fn nothing_of_the_erased_is_read_and_everything_else_is() {
     for (story, hollow) in [
         (stories::lives_and_deaths as mutants::Story, ["nothing was abandoned"].as_slice()),
         (
+            stories::keys_are_backed_up,
+            &[
+                "everything was acknowledged",
+                "nothing that was never acknowledged reached the disk",
+                "nothing was abandoned",
+            ],
+        ),
+        (
             stories::a_branch_is_abandoned,
             &[
                 "nothing was erased",

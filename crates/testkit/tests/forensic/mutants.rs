@@ -19,6 +19,7 @@ pub(crate) fn story(mutant: Mutant) -> Story {
         Mutant::ClosedWhileRootLives => stories::a_root_stays,
         Mutant::FormerOwnerDestroys => stories::a_former_owner_wakes,
         Mutant::OwnershipNotAsked => stories::two_owners,
+        Mutant::KeyBackupWithoutBatch => stories::keys_are_backed_up,
         Mutant::LookupEntryLeft => stories::memory_is_read,
         _ => stories::lives_and_deaths,
     }

@@ -46,6 +46,17 @@ pub(crate) fn a_branch_is_abandoned(bench: &mut Bench) -> Result<(), Unexpected>
     must(bench.life(&Act::Last).success(), starts)
 }
 
+/// A key backup is made, and its root stays: it opens nothing of whoever came after it.
+pub(crate) fn keys_are_backed_up(bench: &mut Bench) -> Result<(), Unexpected> {
+    let starts = "kill: a start did not come to its end";
+    must(bench.life(&Act::Begin).success(), starts)?;
+    must(bench.life(&Act::Arrive { first: 0, people: 3 }).success(), starts)?;
+    must(bench.life(&Act::BackUpKeys { first: 10 }).success(), starts)?;
+    must(bench.life(&Act::Last).success(), starts)?;
+    bench.escrowed(1);
+    Ok(())
+}
+
 /// The root holder does not destroy: the answer must not come.
 pub(crate) fn a_root_stays(bench: &mut Bench) -> Result<(), Unexpected> {
     must(bench.life(&Act::Begin).success(), "kill: the first start failed")?;
