@@ -348,8 +348,9 @@ impl Engine {
         controller: &str,
         who: Who,
         activities: &[String],
+        reason: &str,
     ) -> Result<Preview, CallRefusal> {
-        self.house.preview_erasure(principal, controller, who, activities).await
+        self.house.preview_erasure(principal, controller, who, activities, reason).await
     }
 
     /// Where an erasure stands.

@@ -2,6 +2,7 @@
 //! the keys and the former root; then the answer. Announcing follows from the log.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cloakroom_core::clock::UnixMs;
@@ -16,6 +17,7 @@ use cloakroom_crypto::{hash, random};
 
 use crate::house::{House, TRIES, declined};
 use crate::idempotency::{Known, Memo};
+use crate::lookup::LookupItem;
 use crate::proposal::{Declined, Draft, Guard, drafted};
 use crate::state::InForce;
 use crate::view::ErasureView;
@@ -41,13 +43,15 @@ pub struct ErasureRequest {
 }
 
 /// Whom it is about.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone)]
 pub enum Who {
     /// A subject id.
     SubjectId(String),
     /// Any token of the subject.
     Token(String),
-    /// Neither.
+    /// A value that one subject alone has.
+    Lookup(Arc<LookupItem>),
+    /// None of them.
     Missing,
 }
 
@@ -87,8 +91,14 @@ impl House {
         let controller = self.register(principal, &request.controller)?;
         self.may_erase(principal, &controller)?;
         check(&controller.register, &request)?;
+        let who = match self.named(principal, &controller, &request.who, &request.reason).await {
+            Err(CallRefusal::NotFound(nobody)) => {
+                return Err(self.nobody_any_more(principal, &request.idempotency_key, nobody).await);
+            }
+            who => who?,
+        };
         for _ in 0..TRIES {
-            let subject = self.whom(&controller, &request.who).await?;
+            let subject = self.whom(&controller, &who).await?;
             let memo = match self.remembered(principal, VERB, &request.idempotency_key).await? {
                 Some(Known::Repeat(_, before)) => return self.repeat(&before, &request, &subject).await,
                 Some(Known::New(memo)) => Some(memo),
@@ -151,10 +161,12 @@ impl House {
         controller: &str,
         who: Who,
         activities: &[String],
+        reason: &str,
     ) -> Result<Preview, CallRefusal> {
         let controller = self.register(principal, controller)?;
         self.may_erase(principal, &controller)?;
         check_activities(&controller.register, activities)?;
+        let who = self.named(principal, &controller, &who, reason).await?;
         let subject = self.whom(&controller, &who).await?;
         let scope = subject.scope(activities);
         let mut tokens = Vec::with_capacity(scope.len());
@@ -201,6 +213,43 @@ impl House {
         Err(CallRefusal::Forbidden("looking takes the role dpo, auditor or operator".to_owned()))
     }
 
+    /// `who` without a value in it.
+    async fn named(
+        &self,
+        principal: &str,
+        controller: &InForce,
+        who: &Who,
+        reason: &str,
+    ) -> Result<Who, CallRefusal> {
+        match who {
+            Who::Lookup(sought) => {
+                self.only_subject_with(principal, controller, sought, reason).await.map(Who::SubjectId)
+            }
+            named => Ok(named.clone()),
+        }
+    }
+
+    /// What a value that finds nobody means under an idempotency key that made an erasure: perhaps a repeat, perhaps
+    /// another request. Nothing is kept of the value that could tell, so the erasure is named and not given.
+    async fn nobody_any_more(&self, principal: &str, key: &str, nobody: String) -> CallRefusal {
+        let fence = match self.remembered(principal, VERB, key).await {
+            Err(refused) => return refused,
+            Ok(Some(Known::Repeat(_, before))) => match before.items.as_slice() {
+                [Outcome::Erasure(fence)] => *fence,
+                _ => return CallRefusal::NotFound(nobody),
+            },
+            Ok(_) => return CallRefusal::NotFound(nobody),
+        };
+        match self.fence(fence).await {
+            Ok(Some(erasure)) => CallRefusal::Conflict(format!(
+                "the value finds nobody (any more); the idempotency key made {}",
+                self.view(&erasure).erasure_id
+            )),
+            Ok(None) => CallRefusal::NotFound(nobody),
+            Err(error) => error.for_call(),
+        }
+    }
+
     async fn whom(&self, controller: &InForce, who: &Who) -> Result<Subject, CallRefusal> {
         let nobody = || CallRefusal::NotFound("no such subject".to_owned());
         match who {
@@ -212,7 +261,9 @@ impl House {
                 let resolved = self.resolve(controller, token).await.map_err(|_| nobody())?;
                 self.subject(resolved.stored.subject).await.map_err(|error| error.for_call())
             }
-            Who::Missing => Err(CallRefusal::Invalid("who: neither subject_id nor token".to_owned())),
+            Who::Lookup(_) | Who::Missing => {
+                Err(CallRefusal::Invalid("who: none of subject_id, token and lookup".to_owned()))
+            }
         }
     }
 

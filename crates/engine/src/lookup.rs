@@ -6,6 +6,7 @@
 
 mod build;
 mod rate;
+mod subject;
 mod table;
 
 use cloakroom_core::event::Body;
@@ -68,6 +69,26 @@ pub struct Match {
     pub activity: String,
 }
 
+/// The values found, and what is told of them.
+type Answered = Result<(Vec<EventNumber>, Matches), Refusal>;
+
+/// What the access log keeps of an answer.
+fn on_record(controller: &InForce, field: &str, answer: &Answered) -> Vec<Read> {
+    // What people type for a field is theirs until the register knows it.
+    let known = controller.register.field(field);
+    let field = known.map(|field| field.id.clone()).unwrap_or_default();
+    let of = |value, outcome| Read { value, outcome, field: field.clone() };
+    match answer {
+        Ok((values, _)) if values.is_empty() => vec![of(None, Some(Code::NotFound))],
+        Ok((values, _)) => values.iter().map(|value| of(Some(*value), None)).collect(),
+        Err(refusal) => vec![of(None, Some(refusal.code))],
+    }
+}
+
+fn too_many() -> CallRefusal {
+    CallRefusal::Exhausted("more look-ups than this principal may make".to_owned())
+}
+
 /// A value in the spelling that it is compared in.
 fn normal(field: FieldType, value: &Plaintext) -> Option<Zeroizing<String>> {
     let text = std::str::from_utf8(value.as_bytes()).ok()?;
@@ -82,17 +103,7 @@ impl House {
     ) -> Result<Vec<Result<Matches, Refusal>>, CallRefusal> {
         let controller = self.register(principal, &request.controller)?;
         check_count(request.items.len())?;
-        text::check_optional_code(&request.reason)
-            .map_err(|bad| CallRefusal::Invalid(format!("reason: {bad}")))?;
-        if principal.contains("/person/") && request.reason.is_empty() {
-            return Err(CallRefusal::Invalid("reason: people need a case or ticket id".to_owned()));
-        }
-        if !self.state.lookups.is_whole() {
-            return Err(CallRefusal::Unavailable(
-                "the values are still being read since the start or a change of the look-up fields; try again"
-                    .to_owned(),
-            ));
-        }
+        self.can_look_up(principal, &request.reason)?;
         let reads = |items| Reads {
             principal,
             verb: "lookup",
@@ -106,36 +117,42 @@ impl House {
         if !self.lookup_rate.takes(principal, request.items.len(), self.clock.now_unix_ms()) {
             let refused = request.items.iter().map(|_| Read::nowhere(Code::Denied));
             self.record(&reads(refused.collect())).await?;
-            return Err(CallRefusal::Exhausted("more look-ups than this principal may make".to_owned()));
+            return Err(too_many());
         }
         let (mut done, mut answers) = (vec![], Vec::with_capacity(request.items.len()));
         for item in &request.items {
             let answer = self.find(principal, &controller, item).await;
-            // What people type for a field is theirs until the register knows it.
-            let known = controller.register.field(&item.field);
-            let field = known.map(|field| field.id.clone()).unwrap_or_default();
-            let of = |value, outcome| Read { value, outcome, field: field.clone() };
-            match &answer {
-                Ok((values, _)) if values.is_empty() => done.push(of(None, Some(Code::NotFound))),
-                Ok((values, _)) => done.extend(values.iter().map(|value| of(Some(*value), None))),
-                Err(refusal) => done.push(of(None, Some(refusal.code))),
-            }
+            done.extend(on_record(&controller, &item.field, &answer));
             answers.push(answer.map(|(_, matches)| matches));
         }
         self.record(&reads(done)).await?;
         Ok(answers)
     }
 
-    async fn find(
-        &self,
-        principal: &str,
-        controller: &InForce,
-        item: &LookupItem,
-    ) -> Result<(Vec<EventNumber>, Matches), Refusal> {
+    fn can_look_up(&self, principal: &str, reason: &str) -> Result<(), CallRefusal> {
+        text::check_optional_code(reason).map_err(|bad| CallRefusal::Invalid(format!("reason: {bad}")))?;
+        if principal.contains("/person/") && reason.is_empty() {
+            return Err(CallRefusal::Invalid("reason: people need a case or ticket id".to_owned()));
+        }
+        if !self.state.lookups.is_whole() {
+            return Err(CallRefusal::Unavailable(
+                "the values are still being read since the start or a change of the look-up fields; try again"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn find(&self, principal: &str, controller: &InForce, item: &LookupItem) -> Answered {
         let register = &controller.register;
         let activities = register
             .may_look_up(principal, &item.field)
             .map_err(|denied| Refusal::new(Code::Denied, denied.code()))?;
+        self.find_under(controller, &activities, item).await
+    }
+
+    async fn find_under(&self, controller: &InForce, activities: &[&str], item: &LookupItem) -> Answered {
+        let register = &controller.register;
         let Some(field) = register.field(&item.field).filter(|field| field.lookup) else {
             return Err(Refusal::new(Code::Invalid, "field: not marked for look-ups"));
         };

@@ -23,6 +23,11 @@ pub(crate) struct ValueSource {
 }
 
 impl ValueSource {
+    /// A file or, without one, stdin: where a value is never an argument.
+    pub(crate) fn of(from: Option<PathBuf>) -> Self {
+        Self { value: None, from }
+    }
+
     /// The value's bytes.
     pub(crate) fn read(&self) -> Result<Vec<u8>, CliError> {
         match (&self.value, &self.from) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom_core::refusal::{CallRefusal, Code, Refusal};
 use cloakroom_engine::open::Layers;
-use cloakroom_engine::{Engine, LookupItem, LookupRequest, Match, Matches, Plaintext};
+use cloakroom_engine::{Engine, ErasureRequest, LookupItem, LookupRequest, Match, Matches, Plaintext, Who};
 use cloakroom_store::embedded::EmbeddedLog;
 use cloakroom_store::faulty::{PacedLog, Reading};
 use cloakroom_store::{Answer, Log};
@@ -170,6 +170,10 @@ async fn what_is_erased_while_the_table_is_built_is_not_entered() {
         assert!(!engine.lookup_figures().0);
         let refused = answer(&engine, "p1@example.com").await;
         assert!(matches!(refused, Err(CallRefusal::Unavailable(_))), "{refused:?}");
+        let value = Plaintext::from_slice(b"p1@example.com");
+        let who = Who::Lookup(Arc::new(LookupItem { field: "email".to_owned(), value }));
+        let refused = engine.request_erasure(DPO, ErasureRequest { who, ..erasure_of("") }).await;
+        assert!(matches!(refused, Err(CallRefusal::Unavailable(_))), "nobody is found by half a table");
         // Half of them.
         let began = Instant::now();
         while engine.lookup_figures().1 < 6 {
@@ -334,4 +338,61 @@ async fn a_look_up_is_on_record_and_its_value_nowhere() {
         2,
         "the register and the record"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_is_forgotten_by_a_value_that_nobody_else_has() {
+    let house = House::new();
+    let engine = house.ready().await;
+    let (subject, email, _) = person(&engine, "ada.planted@example.com", "Ada").await;
+    person(&engine, "twin.planted@example.com", "One").await;
+    person(&engine, "twin.planted@example.com", "Another").await;
+    whole(&engine).await;
+    let sought = |field: &str, value: &str| {
+        let value = Plaintext::from_slice(value.as_bytes());
+        Who::Lookup(Arc::new(LookupItem { field: field.to_owned(), value }))
+    };
+    let by = |value: &str| ErasureRequest {
+        who: sought("email", value),
+        reason: "case-4711".to_owned(),
+        ..erasure_of("")
+    };
+    let preview = async |who, reason| engine.preview_erasure(DPO, SEE, who, &[], reason).await;
+    let shown = preview(sought("email", " ADA.planted@example.com"), "case-4711").await.unwrap();
+    assert_eq!(shown.subject_id, subject);
+    assert!(shown.tokens.iter().any(|(token, ..)| *token == email));
+    let refused = preview(sought("email", "ada.planted@example.com"), "").await;
+    assert!(matches!(refused, Err(CallRefusal::Invalid(_))), "a person without a case");
+    let refused = preview(sought("full_name", "Ada"), "case-4711").await;
+    assert!(matches!(refused, Err(CallRefusal::Invalid(_))), "no look-up field");
+
+    let several = engine.request_erasure(DPO, by("twin.planted@example.com")).await.unwrap_err();
+    assert!(matches!(&several, CallRefusal::Conflict(why) if why.starts_with("2 subjects")), "{several:?}");
+    assert_eq!(tokens(&engine, "twin.planted@example.com").await.len(), 2, "one of the two was erased");
+    let stranger = engine.request_erasure(SUPPORT, by("ada.planted@example.com")).await;
+    assert!(matches!(stranger, Err(CallRefusal::Forbidden(_))), "who may look up may not erase");
+
+    let key = |value| ErasureRequest { idempotency_key: "k".to_owned(), ..by(value) };
+    let (done, _) = engine.request_erasure(DPO, key("Ada.Planted@example.com")).await.unwrap();
+    assert!(found(&engine, "ada.planted@example.com").await.is_empty());
+    let nobody = |refused: Result<_, CallRefusal>| match refused {
+        Err(CallRefusal::NotFound(why)) => why,
+        other => panic!("{:?}", other.map(|_: (cloakroom_engine::ErasureView, String)| ())),
+    };
+    let erased = nobody(engine.request_erasure(DPO, by("ada.planted@example.com")).await);
+    assert_eq!(erased, nobody(engine.request_erasure(DPO, by("never.planted@example.com")).await));
+    let repeat = engine.request_erasure(DPO, key("ada.planted@example.com")).await.unwrap_err();
+    assert!(
+        matches!(&repeat, CallRefusal::Conflict(why) if why.contains(&done.erasure_id)),
+        "a repeat is told which erasure its key made: {repeat:?}"
+    );
+    engine.close().await;
+    for needle in ["planted@example", "Planted@example"] {
+        let mut holding = vec![];
+        holders(&house.folder, needle.as_bytes(), &mut holding);
+        assert_eq!(holding, Vec::<String>::new(), "{needle}");
+    }
+    let mut holding = vec![];
+    holders(&house.folder.join("data/access"), b"case-4711", &mut holding);
+    assert_eq!(holding.len(), 1, "the look-up of an erasure is not on record");
 }

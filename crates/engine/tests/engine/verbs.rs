@@ -245,11 +245,13 @@ async fn a_preview_says_what_would_die_and_what_stays() {
     let house = House::new();
     let engine = house.ready().await;
     let (subject, email, _) = person(&engine, "ada@example.com", "Ada").await;
-    let preview = engine.preview_erasure(DPO, SEE, Who::Token(email), &[]).await.unwrap();
+    let preview = engine.preview_erasure(DPO, SEE, Who::Token(email), &[], "").await.unwrap();
     assert_eq!((preview.subject_id, preview.tokens.len(), preview.kept.len()), (subject.clone(), 2, 0));
     assert_eq!(preview.downstreams, ["mail", "affiliate"]);
-    let narrow =
-        engine.preview_erasure(DPO, SEE, Who::SubjectId(subject), &["newsletter".to_owned()]).await.unwrap();
+    let narrow = engine
+        .preview_erasure(DPO, SEE, Who::SubjectId(subject), &["newsletter".to_owned()], "")
+        .await
+        .unwrap();
     assert_eq!((narrow.tokens.len(), narrow.kept[0].2), (0, 2));
     engine.close().await;
 }

@@ -1,17 +1,18 @@
 //! `cloakroom erase`
 
 use std::io::{IsTerminal, stdin};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use cloakroom_proto::admin::v1::{
-    LegalBasis, PreviewErasureRequest, PreviewErasureResponse, RequestErasureRequest,
+    LegalBasis, PreviewErasureRequest, PreviewErasureResponse, RequestErasureRequest, ValueLookup,
     preview_erasure_request, request_erasure_request,
 };
 use serde_json::{Value, json};
 
 use super::erasure;
 use crate::error::CliError;
-use crate::input::is_subject_id;
+use crate::input::{ValueSource, is_subject_id};
 use crate::output::{Output, columns, note};
 use crate::settings::Settings;
 
@@ -22,8 +23,15 @@ pub(crate) struct Erase {
     #[arg(long)]
     controller: String,
     /// The subject's id, or any token of the subject
-    #[arg(value_name = "SUBJECT_ID|TOKEN")]
-    who: String,
+    #[arg(value_name = "SUBJECT_ID|TOKEN", required_unless_present = "field")]
+    who: Option<String>,
+    /// In place of an id: a field that the register marks for look-ups, whose value, read from stdin or --from, the
+    /// subject alone has
+    #[arg(long, conflicts_with = "who")]
+    field: Option<String>,
+    /// A file that holds the value, `-` for stdin, which is the default; one line end at its end is left out
+    #[arg(long, value_name = "FILE", requires = "field")]
+    from: Option<PathBuf>,
     /// Only what was collected under this activity; may be given again
     #[arg(long, value_name = "ACTIVITY")]
     activity: Vec<String>,
@@ -82,7 +90,7 @@ impl Erase {
     /// Runs the command.
     pub(crate) async fn run(&self, settings: &Settings, output: &Output) -> Result<(), CliError> {
         let admin = settings.admin().await?;
-        let preview = admin.preview_erasure(self.preview()).await?;
+        let preview = admin.preview_erasure(self.preview()?).await?;
         if !output.is_json() {
             output.line(text(&preview).trim_end())?;
         }
@@ -92,7 +100,7 @@ impl Erase {
             }
             return Err(CliError::Refused("nothing was erased; add --yes to do it".to_owned()));
         }
-        let done = admin.request_erasure(self.request()).await?;
+        let done = admin.request_erasure(self.request(&preview.subject_id)).await?;
         let mut erasure = done.erasure.unwrap_or_default();
         if self.wait {
             erasure = erasure::follow(&admin, &erasure.erasure_id, |_| Ok(())).await?;
@@ -111,22 +119,30 @@ impl Erase {
         })
     }
 
-    fn preview(&self) -> PreviewErasureRequest {
+    fn preview(&self) -> Result<PreviewErasureRequest, CliError> {
         use preview_erasure_request::Who;
-        let who = if is_subject_id(&self.who) { Who::SubjectId } else { Who::Token };
-        PreviewErasureRequest {
+        let who = match (&self.who, &self.field) {
+            (Some(id), _) if is_subject_id(id) => Some(Who::SubjectId(id.clone())),
+            (Some(token), _) => Some(Who::Token(token.clone())),
+            (None, Some(field)) => {
+                let value = ValueSource::of(self.from.clone()).read()?.into();
+                Some(Who::Lookup(ValueLookup { field: field.clone(), value }))
+            }
+            (None, None) => None,
+        };
+        Ok(PreviewErasureRequest {
             controller: self.controller.clone(),
-            who: Some(who(self.who.clone())),
+            who,
             activities: self.activity.clone(),
-        }
+            reason: self.reason.clone(),
+        })
     }
 
-    fn request(&self) -> RequestErasureRequest {
-        use request_erasure_request::Who;
-        let who = if is_subject_id(&self.who) { Who::SubjectId } else { Who::Token };
+    /// For the subject that was shown, however it was named.
+    fn request(&self, subject_id: &str) -> RequestErasureRequest {
         RequestErasureRequest {
             controller: self.controller.clone(),
-            who: Some(who(self.who.clone())),
+            who: Some(request_erasure_request::Who::SubjectId(subject_id.to_owned())),
             activities: self.activity.clone(),
             actor: self.actor.clone(),
             reason: self.reason.clone(),

@@ -81,7 +81,8 @@ impl AdminService for AdminApi {
         let (caller, asked) = (caller(&request)?, request.into_inner());
         let who = wire::preview_who(asked.who);
         let engine = self.engine()?;
-        let preview = engine.preview_erasure(caller.as_str(), &asked.controller, who, &asked.activities);
+        let preview =
+            engine.preview_erasure(caller.as_str(), &asked.controller, who, &asked.activities, &asked.reason);
         bounded(wire::preview(preview.await.map_err(status)?))
     }
 

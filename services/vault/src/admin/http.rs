@@ -71,7 +71,8 @@ async fn preview_erasure(
 ) -> Result<Json<json::Preview>, Problem> {
     let who = asked.who()?;
     let engine = house.engine()?;
-    let preview = engine.preview_erasure(caller.name(), &asked.controller, who, &asked.activities);
+    let preview =
+        engine.preview_erasure(caller.name(), &asked.controller, who, &asked.activities, &asked.reason);
     Ok(Json(preview.await?.into()))
 }
 

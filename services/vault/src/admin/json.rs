@@ -20,6 +20,7 @@ pub(super) struct RequestErasure {
     controller: String,
     subject_id: Option<String>,
     token: Option<String>,
+    lookup: Option<ValueLookup>,
     #[serde(default)]
     activities: Vec<String>,
     actor: String,
@@ -34,7 +35,7 @@ impl RequestErasure {
         let basis = LegalBasis::from_str_name(&format!("{BASIS_PREFIX}{}", self.legal_basis));
         Ok(engine::ErasureRequest {
             controller: self.controller,
-            who: who(self.subject_id, self.token)?,
+            who: who(self.subject_id, self.token, self.lookup)?,
             activities: self.activities,
             actor: self.actor,
             reason: self.reason,
@@ -50,21 +51,36 @@ pub(super) struct PreviewErasure {
     pub(super) controller: String,
     subject_id: Option<String>,
     token: Option<String>,
+    lookup: Option<ValueLookup>,
     #[serde(default)]
     pub(super) activities: Vec<String>,
+    #[serde(default)]
+    pub(super) reason: String,
 }
 
 impl PreviewErasure {
     pub(super) fn who(&mut self) -> Result<engine::Who, CallRefusal> {
-        who(self.subject_id.take(), self.token.take())
+        who(self.subject_id.take(), self.token.take(), self.lookup.take())
     }
 }
 
-fn who(subject_id: Option<String>, token: Option<String>) -> Result<engine::Who, CallRefusal> {
-    match (subject_id, token) {
-        (Some(id), None) => Ok(engine::Who::SubjectId(id)),
-        (None, Some(token)) => Ok(engine::Who::Token(token)),
-        _ => Err(CallRefusal::Invalid("one of subject_id and token is needed".to_owned())),
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ValueLookup {
+    field: String,
+    value: String,
+}
+
+fn who(
+    subject_id: Option<String>,
+    token: Option<String>,
+    lookup: Option<ValueLookup>,
+) -> Result<engine::Who, CallRefusal> {
+    match (subject_id, token, lookup) {
+        (Some(id), None, None) => Ok(engine::Who::SubjectId(id)),
+        (None, Some(token), None) => Ok(engine::Who::Token(token)),
+        (None, None, Some(sought)) => Ok(wire::looked_up(sought.field, sought.value.into_bytes())),
+        _ => Err(CallRefusal::Invalid("one of subject_id, token and lookup is needed".to_owned())),
     }
 }
 

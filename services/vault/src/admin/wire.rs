@@ -1,5 +1,7 @@
 //! What the engine tells officers, as gRPC messages.
 
+use std::sync::Arc;
+
 use cloakroom_core::ids::{FramePosition, StartId};
 use cloakroom_core::refusal::CallRefusal;
 use cloakroom_engine as engine;
@@ -99,8 +101,13 @@ pub(super) fn who(who: Option<request_erasure_request::Who>) -> engine::Who {
     match who {
         Some(Who::SubjectId(id)) => engine::Who::SubjectId(id),
         Some(Who::Token(token)) => engine::Who::Token(token),
+        Some(Who::Lookup(sought)) => looked_up(sought.field, sought.value.into()),
         None => engine::Who::Missing,
     }
+}
+
+pub(super) fn looked_up(field: String, value: Vec<u8>) -> engine::Who {
+    engine::Who::Lookup(Arc::new(engine::LookupItem { field, value: engine::Plaintext::new(value) }))
 }
 
 pub(super) fn preview_who(who: Option<preview_erasure_request::Who>) -> engine::Who {
@@ -108,6 +115,7 @@ pub(super) fn preview_who(who: Option<preview_erasure_request::Who>) -> engine::
     match who {
         Some(Who::SubjectId(id)) => engine::Who::SubjectId(id),
         Some(Who::Token(token)) => engine::Who::Token(token),
+        Some(Who::Lookup(sought)) => looked_up(sought.field, sought.value.into()),
         None => engine::Who::Missing,
     }
 }

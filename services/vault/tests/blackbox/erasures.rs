@@ -111,6 +111,7 @@ async fn one_activity_is_forgotten_and_the_rest_is_kept_as_the_preview_said() {
         controller: SEE.into(),
         who: Some(preview_erasure_request::Who::Token(ticket.clone())),
         activities: vec!["newsletter".into()],
+        ..PreviewErasureRequest::default()
     };
     let preview = officer.preview_erasure(preview).await.unwrap().into_inner();
     assert_eq!(preview.subject_id, subject);

@@ -3,13 +3,17 @@
 
 use std::path::Path;
 
+use cloakroom_proto::admin::v1::{
+    PreviewErasureRequest, RequestErasureRequest, ValueLookup, preview_erasure_request,
+    request_erasure_request,
+};
 use cloakroom_proto::vault::v1::lookup_result::Result as Answer;
 use cloakroom_proto::vault::v1::{
     ErrorCode, LookupItem, LookupRequest, LookupResult, ReleaseItem, ReleaseRequest, TokenizeRequest,
 };
 use tonic::{Code, Status};
 
-use crate::setting::{SEE, Setting, item, made, said, until};
+use crate::setting::{SEE, Setting, erasing, item, made, said, until};
 
 /// A controller whose every field can be looked up.
 const REGISTER: &str = r#"
@@ -216,4 +220,43 @@ async fn who_looks_up_too_often_is_refused_and_that_is_on_record_too() {
         assert!(holds(&access, reason), "{reason} is not on record");
     }
     assert!(!holds(house.folder.path(), "planted.ada"), "a value that was looked up was written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_is_forgotten_by_an_address_that_nobody_else_has() {
+    let house = Setting::new().await;
+    let (token, subject) = house.person("ada.planted@example.com").await;
+    house.person("twin.planted@example.com").await;
+    house.person("twin.planted@example.com").await;
+    addresses(&house, &["never@example.com"]).await;
+    let sought =
+        |value: &str| ValueLookup { field: "email".to_owned(), value: value.as_bytes().to_vec().into() };
+    let mut officer = house.admin("dpo").await;
+    let preview = PreviewErasureRequest {
+        controller: SEE.to_owned(),
+        who: Some(preview_erasure_request::Who::Lookup(sought(" Ada.Planted@EXAMPLE.com"))),
+        reason: "case-1".to_owned(),
+        ..PreviewErasureRequest::default()
+    };
+    let unexplained = PreviewErasureRequest { reason: String::new(), ..preview.clone() };
+    let shown = officer.preview_erasure(preview).await.unwrap().into_inner();
+    assert!(shown.subject_id == subject && shown.tokens.iter().any(|doomed| doomed.token == token));
+    let refused = officer.preview_erasure(unexplained).await.unwrap_err();
+    assert!(refused.code() == Code::InvalidArgument && refused.message().contains("reason"), "{refused}");
+
+    let mut by = async |value: &str| {
+        let who = Some(request_erasure_request::Who::Lookup(sought(value)));
+        officer.request_erasure(RequestErasureRequest { who, ..erasing(SEE, "") }).await
+    };
+    let several = by("twin.planted@example.com").await.unwrap_err();
+    assert!(several.code() == Code::FailedPrecondition && several.message().starts_with("2 "), "{several}");
+    by("ada.planted@example.com").await.unwrap();
+    let erased = by("ada.planted@example.com").await.unwrap_err();
+    let never = by("never.planted@example.com").await.unwrap_err();
+    assert_eq!((erased.code(), erased.message()), (Code::NotFound, never.message()));
+    let answers = addresses(&house, &["ada.planted@example.com", "twin.planted@example.com"]).await;
+    assert_eq!((tokens(&answers[0]).len(), tokens(&answers[1]).len()), (0, 2));
+    for written in ["planted@example", "Planted@EXAMPLE"] {
+        assert!(!holds(house.folder.path(), written), "a value that was looked up was written");
+    }
 }

@@ -38,7 +38,7 @@ pub(super) async fn erase(story: &mut Story<'_>, cast: &Cast) -> Result<Requeste
     let preview = PreviewErasureRequest {
         controller: CONTROLLER.to_owned(),
         who: Some(preview_erasure_request::Who::SubjectId(subject.clone())),
-        activities: Vec::new(),
+        ..PreviewErasureRequest::default()
     };
     let preview = admin.preview_erasure(preview).await?;
     story.show(&erase::text(&preview))?;
