@@ -65,6 +65,7 @@ macro_rules! holder_cases {
         $($callback)+! { $($given)*
             what_a_root_wraps_opens_under_it_alone
             a_destroyed_root_is_gone_and_its_neighbours_are_not
+            a_former_root_that_is_kept_opens_what_it_wrapped_until_it_is_destroyed
             what_was_made_survives_a_crash
             two_trees_in_one_holder_do_not_meet
             one_owner_at_a_time
@@ -271,6 +272,41 @@ pub async fn a_destroyed_root_is_gone_and_its_neighbours_are_not(bench: &impl Be
     // The same id again is another root.
     holder.create(tree, owner, one).await.unwrap();
     assert!(matches!(holder.unwrap(tree, one, &anchors[0]).await, Err(HolderError::DoesNotOpen(_))));
+}
+
+/// See the name. A key backup's root lives so: through another root's coming, another owner, and the going of the
+/// roots beside it.
+pub async fn a_former_root_that_is_kept_opens_what_it_wrapped_until_it_is_destroyed(bench: &impl Bench) {
+    let (first, tree, kept, between) = (open(bench).await, tree(), root(), root());
+    let former = first.own(tree).await.unwrap();
+    let (old, new) = (Key::random(), Key::random());
+    first.create(tree, former, kept).await.unwrap();
+    let anchor = first.wrap(tree, kept, old.borrow()).await.unwrap();
+    first.create(tree, former, between).await.unwrap();
+    first.destroy(tree, former, between).await.unwrap();
+    bench.crash(first);
+
+    let holder = open(bench).await;
+    let owner = own(bench, &holder, tree).await;
+    let current = root();
+    holder.create(tree, owner, current).await.unwrap();
+    let current_anchor = holder.wrap(tree, current, new.borrow()).await.unwrap();
+    let mut both = [(kept, former), (current, owner)];
+    both.sort_unstable();
+    assert_eq!(held(&holder, tree).await, both);
+    assert!(same(&holder.unwrap(tree, kept, &anchor).await.unwrap(), &old));
+    assert!(
+        matches!(holder.unwrap(tree, current, &anchor).await, Err(HolderError::DoesNotOpen(_))),
+        "the current root is not the former one"
+    );
+
+    holder.destroy(tree, owner, kept).await.unwrap();
+    assert!(matches!(holder.unwrap(tree, kept, &anchor).await, Err(HolderError::NoSuchRoot(_))));
+    assert!(matches!(holder.wrap(tree, kept, old.borrow()).await, Err(HolderError::NoSuchRoot(_))));
+    bench.crash(holder);
+    let next = open(bench).await;
+    assert_eq!(held(&next, tree).await, [(current, owner)], "nor does it come back");
+    assert!(same(&next.unwrap(tree, current, &current_anchor).await.unwrap(), &new));
 }
 
 /// See the name.
