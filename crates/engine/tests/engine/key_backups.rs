@@ -202,6 +202,10 @@ async fn an_escrow_ends_on_time_and_what_it_reached_is_final() {
     let settled = is_final(&engine, &erasure).await;
     assert_eq!(settled.final_at_unix_ms, settled.final_unix_ms);
     assert!(settled.final_unix_ms >= second.until_unix_ms);
+    while engine.figures().fences_not_final > 0 {
+        assert!(Instant::now() < by);
+        tokio::time::sleep(Duration::from_millis(20)).await; // told after the event
+    }
     assert_eq!((engine.figures().key_backups, engine.figures().fences_not_final, roots(&house)), (0, 0, 1));
     assert_eq!(read(&engine, &ada).await, Err(Code::Erased));
     all_is_well(&engine).await;
@@ -261,6 +265,18 @@ async fn an_old_copy_of_the_keys_is_no_key_backup() {
     person(&engine, "bob@example.com", "Bob").await;
     engine.close().await;
     drop(engine);
+    let today = house.fork();
     house.take("keys", &then);
     assert!(matches!(restore(&house).await.unwrap(), Opened::Gated(GateReason::RootGone { .. })));
+    house.take("keys", &today);
+
+    // Nor is one whose root is there still.
+    let engine = open(&house).await;
+    let now = house.fork();
+    person(&engine, "cy@example.com", "Cy").await;
+    engine.close().await;
+    drop(engine);
+    house.take("keys", &now);
+    let refused = restore(&house).await.err().unwrap();
+    assert!(matches!(refused, EngineError::BackupRefused(_)), "{}", refused.chain());
 }
