@@ -10,15 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use cloakroom_core::ids::{CommitPosition, RootId, TreeId};
-use cloakroom_crypto::role::Page;
-use cloakroom_crypto::{Key, KeyRef};
+use cloakroom_core::ids::{RootId, TreeId};
 use cloakroom_downstream::{
     Copies, Counts, DownstreamError, Erasure, Forget, NothingElse, Plaintext, Purge, Purged, Rectified,
     RowEdit, Scope, Token,
 };
-use cloakroom_keytree::{Fault, FileHolder, GateReason, HeldRoot, HolderError, OwnerNumber, RootHolder};
+use cloakroom_keytree::{Fault, FileHolder, GateReason, HolderError, OwnerNumber, RootHolder};
 use cloakroom_store::Answer;
 use cloakroom_store::embedded::EmbeddedRecords;
 use cloakroom_testkit::wait;
@@ -247,34 +244,8 @@ struct Stubborn {
 }
 
 impl RootHolder for Stubborn {
-    fn kind(&self) -> &'static str {
-        self.inner.kind()
-    }
-    fn destroy_class(&self) -> &'static str {
-        self.inner.destroy_class()
-    }
-    fn own(&self, tree: TreeId) -> Answer<'_, Result<OwnerNumber, HolderError>> {
-        self.inner.own(tree)
-    }
-    fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
-        self.inner.create(tree, owner, root)
-    }
-    fn wrap<'a>(
-        &'a self,
-        tree: TreeId,
-        root: RootId,
-        key: KeyRef<'a, Page>,
-    ) -> Answer<'a, Result<Bytes, HolderError>> {
-        self.inner.wrap(tree, root, key)
-    }
-    fn unwrap<'a>(
-        &'a self,
-        tree: TreeId,
-        root: RootId,
-        anchor: &'a [u8],
-    ) -> Answer<'a, Result<Key<Page>, HolderError>> {
-        self.inner.unwrap(tree, root, anchor)
-    }
+    cloakroom_keytree::root_holder_through!(inner: kind destroy_class own create wrap unwrap list note noted);
+
     fn destroy(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
         if !self.refuses.load(Ordering::SeqCst) {
             return self.inner.destroy(tree, owner, root);
@@ -282,20 +253,6 @@ impl RootHolder for Stubborn {
         self.refused.fetch_add(1, Ordering::SeqCst);
         let source = std::io::Error::other("refused by the test");
         Answer::now(Err(HolderError::Io { what: "destroying", source }))
-    }
-    fn list(&self, tree: TreeId) -> Answer<'_, Result<Vec<HeldRoot>, HolderError>> {
-        self.inner.list(tree)
-    }
-    fn note(
-        &self,
-        tree: TreeId,
-        owner: OwnerNumber,
-        commit: CommitPosition,
-    ) -> Answer<'_, Result<(), HolderError>> {
-        self.inner.note(tree, owner, commit)
-    }
-    fn noted(&self, tree: TreeId) -> Answer<'_, Result<Option<CommitPosition>, HolderError>> {
-        self.inner.noted(tree)
     }
 }
 

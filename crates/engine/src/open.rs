@@ -91,7 +91,7 @@ struct Survey {
     tree: Option<TreeId>,
     starts: Vec<(StartId, u64)>,
     abandoned: Vec<FramePosition>,
-    /// The projections stand ahead of the log, or do not read.
+    /// The projections stand ahead of the log, do not read, or are another version's.
     rebuild: bool,
 }
 
@@ -239,6 +239,7 @@ pub(crate) async fn open(
         tracing::warn!("projections are rebuilt from the log");
         projection::clear(&*stores.projections).await?;
     }
+    projection::shape(&*stores.projections).await?;
     if restored_by.is_some() && found.restoring().is_none() {
         catch_up(&*stores.log, &*stores.projections, end.events).await?;
         let escrowed = Escrowed::read(&*stores.log, &*stores.projections, clock.now_unix_ms()).await?;
@@ -313,9 +314,12 @@ async fn survey(stores: &Stores, end: &LogEnd) -> Result<Survey, EngineError> {
     let applied = projection::read_number(&*stores.projections, projection::APPLIED).await;
     let kept = projection::log_starts(&*stores.projections).await;
     let abandoned = projection::abandoned(&*stores.projections).await;
+    let shaped = matches!(applied, Ok(None)) || projection::has_todays_shape(&*stores.projections).await?;
     let (mut survey, mut at) = match (applied, kept, abandoned) {
         (Err(error @ EngineError::Store(_)), ..) => return Err(error),
-        (Ok(applied), Ok(starts), Ok(abandoned)) if follows(&*stores.log, end, applied, &starts).await? => {
+        (Ok(applied), Ok(starts), Ok(abandoned))
+            if shaped && follows(&*stores.log, end, applied, &starts).await? =>
+        {
             (Survey { starts, abandoned, ..Survey::default() }, applied.unwrap_or(0).saturating_add(1))
         }
         _ => (Survey { rebuild: true, ..Survey::default() }, 1),

@@ -3,6 +3,7 @@
 //! | key | value |
 //! | --- | --- |
 //! | `p` | events applied |
+//! | `v` | the shape of these records: others are rebuilt |
 //! | `h` first event of an aggregate | its newest event |
 //! | `r` value | its newest rectification |
 //! | `k` short token | its value |
@@ -35,6 +36,9 @@ use cloakroom_store::{Batch, Frame, Records};
 use crate::EngineError;
 
 pub(crate) const APPLIED: &[u8] = b"p";
+/// Rises with every change of what the records hold or say.
+const SHAPE: u64 = 2;
+const SHAPED: &[u8] = b"v";
 pub(crate) const ANNOUNCED: &[u8] = b"n";
 pub(crate) const TREE: &[u8] = b"t";
 const HOUR_MS: i64 = 60 * 60 * 1_000;
@@ -239,7 +243,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<u64, EngineError> {
 pub(crate) async fn clear(records: &dyn Records) -> Result<(), EngineError> {
     let mut ahead = Batch::default();
     ahead.put(APPLIED, number(u64::MAX));
-    records.apply(ahead).await?;
+    records.commit(ahead).await?;
     let mut after: Option<Bytes> = None;
     loop {
         let found = records.scan(&[], after.as_deref(), 10_000).await?;
@@ -254,6 +258,18 @@ pub(crate) async fn clear(records: &dyn Records) -> Result<(), EngineError> {
     let mut done = Batch::default();
     done.remove(APPLIED);
     Ok(records.commit(done).await?)
+}
+
+/// Whether the records are as this version writes them.
+pub(crate) async fn has_todays_shape(records: &dyn Records) -> Result<bool, EngineError> {
+    Ok(records.get(SHAPED).await?.as_deref() == Some(&number(SHAPE)[..]))
+}
+
+/// Says so, before the first of them is written.
+pub(crate) async fn shape(records: &dyn Records) -> Result<(), EngineError> {
+    let mut shaped = Batch::default();
+    shaped.put(SHAPED, number(SHAPE));
+    Ok(records.apply(shaped).await?)
 }
 
 #[cfg(test)]

@@ -300,6 +300,65 @@ async fn the_ledger_is_replayed_before_it_is_ready_and_answered_on_kafka() {
     house.stop(running).await;
 }
 
+/// Data and root of the night before, as a machine's snapshot brings both back: what was purged since is there
+/// again, and nobody is told that it is ready before it is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_downstream_is_not_ready_before_it_purged_again_what_it_missed() {
+    let house = House::new().await;
+    let at = |name: &str| house.folder.path().join(name);
+    let copies = house.copies().await;
+    put(&copies, "t1").await;
+    put(&copies, "t2").await;
+    copies.close().await;
+    drop(copies);
+    for part in ["data", "roots"] {
+        copy_folder(&at(part), &at(&format!("night-{part}")));
+    }
+    let copies = house.copies().await;
+    house.vault.in_ledger(7, "t1", &house.vault.announcer);
+    drop(house.catch_up(Arc::new(copies.clone())).await.unwrap());
+    assert!(is_purged(&copies, "t1").await);
+    copies.close().await;
+    drop(copies);
+    for part in ["data", "roots"] {
+        std::fs::remove_dir_all(at(part)).unwrap();
+        std::fs::rename(at(&format!("night-{part}")), at(part)).unwrap();
+    }
+    let copies = house.copies().await;
+    assert!(!is_purged(&copies, "t1").await, "a copy that no other protection is left for");
+    assert_eq!(copies.position().await.unwrap(), 0);
+    // As long as it cannot ask, it is not ready.
+    let (away, readiness) = (KitConfig { admin: nobody(&house), ..house.config() }, Readiness::new());
+    let condition = readiness.condition("erasures");
+    let waits =
+        Kit::catch_up(away, Arc::new(copies.clone()), Arc::new(SystemClock), &condition, &house.shutdown);
+    assert!(timeout(Duration::from_secs(2), waits).await.is_err());
+    assert!(!readiness.is_ready());
+
+    drop(house.catch_up(Arc::new(copies.clone())).await.unwrap());
+    assert!(is_purged(&copies, "t1").await && !is_purged(&copies, "t2").await);
+    copies.close().await;
+}
+
+/// Where no vault answers.
+fn nobody(house: &House) -> cloakroom_client::Endpoint {
+    cloakroom_client::Endpoint { address: "127.0.0.1:1".to_owned(), ..house.vault.endpoint() }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    std::fs::set_permissions(to, std::fs::metadata(from).unwrap().permissions()).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_ledger_keeps_it_from_being_ready() {
     let house = House::new().await;

@@ -151,6 +151,7 @@ macro_rules! unused {
 impl AdminService for FakeAdmin {
     type WatchErasureStream = Told<WatchErasureResponse>;
     type ReplayErasuresStream = Told<ReplayErasuresResponse>;
+    type BackUpKeysStream = Told<BackUpKeysResponse>;
     type ExportLedgerStream = Told<ExportLedgerResponse>;
 
     async fn register_downstream(
@@ -208,6 +209,9 @@ impl AdminService for FakeAdmin {
         prune_log(PruneLogRequest) -> PruneLogResponse;
         get_gate(GetGateRequest) -> GetGateResponse;
         restore(Streaming<RestoreRequest>) -> RestoreResponse;
+        back_up_keys(BackUpKeysRequest) -> Self::BackUpKeysStream;
+        end_key_backup(EndKeyBackupRequest) -> EndKeyBackupResponse;
+        restore_escrowed(RestoreEscrowedRequest) -> RestoreEscrowedResponse;
         export_ledger(ExportLedgerRequest) -> Self::ExportLedgerStream;
     }
 }

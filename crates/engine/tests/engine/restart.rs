@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use cloakroom_core::refusal::Code;
 use cloakroom_engine::GateReason;
+use cloakroom_store::embedded::EmbeddedRecords;
+use cloakroom_store::{Batch, Records};
 
 use crate::house::{ADMIN, DPO, House, copy, erasure_of, item, new, person, read, tokenize};
 
@@ -43,6 +45,29 @@ async fn projections_that_are_gone_are_rebuilt() {
     engine.close().await;
     drop(engine);
     std::fs::remove_dir_all(house.folder.join("data/projections")).unwrap();
+    let engine = house.open().await;
+    assert_eq!(read(&engine, &email).await.unwrap(), "ada@example.com");
+    assert_eq!(engine.verify_log(ADMIN).await.unwrap().problems, Vec::<String>::new());
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn projections_of_another_version_are_rebuilt() {
+    let house = House::new();
+    let engine = house.ready().await;
+    let (_, email, _) = person(&engine, "ada@example.com", "Ada").await;
+    engine.close().await;
+    drop(engine);
+    // A version that kept no newest events of hours, and did not say which it was.
+    let records = EmbeddedRecords::open(&house.folder.join("data/projections")).unwrap();
+    let mut older = Batch::default();
+    older.remove(&b"v"[..]);
+    for (key, _) in records.scan(b"l", None, usize::MAX).await.unwrap() {
+        older.remove(key.to_vec());
+    }
+    assert!(older.changes.len() > 1);
+    records.commit(older).await.unwrap();
+    drop(records);
     let engine = house.open().await;
     assert_eq!(read(&engine, &email).await.unwrap(), "ada@example.com");
     assert_eq!(engine.verify_log(ADMIN).await.unwrap().problems, Vec::<String>::new());
