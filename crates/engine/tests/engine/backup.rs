@@ -331,3 +331,60 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
     assert_eq!(backup::find(&folder, None).unwrap(), manifest);
     house.open().await.close().await;
 }
+
+/// Checksums say that nothing was damaged; the vault's own word says that nobody put another log there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_held_against_the_checkpoint_that_the_vault_signed() {
+    let (house, place) = (House::new(), tempfile::tempdir().unwrap());
+    let target = target(&place);
+    let engine = house.ready().await;
+    person(&engine, "ada@example.com", "Ada").await;
+    let checkpoint = engine.log_checkpoint(ADMIN).await.unwrap();
+    person(&engine, "bob@example.com", "Bob").await;
+    let create = |target: &dyn BackupTarget, checkpoint: &str| {
+        let data = house.folder.join("data");
+        backup::create(&data, target, house.clock.now_unix_ms(), Some(checkpoint.to_owned()))
+            .unwrap()
+            .manifest
+    };
+    let made = create(&target, &checkpoint);
+    assert!(made.checkpoint.is_some());
+    sound(&target, &made);
+
+    let other = House::new();
+    let stranger = other.ready().await;
+    let anothers = stranger.log_checkpoint(ADMIN).await.unwrap();
+    stranger.close().await;
+    let lines: Vec<&str> = checkpoint.lines().collect();
+    let larger = checkpoint.replacen(lines[1], "1", 1);
+    for (wrong, word) in [
+        (anothers.as_str(), "not signed by the vault"),
+        (&larger, "not signed by the vault"),
+        ("a note of nobody", "does not read"),
+    ] {
+        let manifest = Manifest { checkpoint: Some(wrong.to_owned()), ..made.clone() };
+        let problems = backup::verify(&target, &manifest).unwrap().problems;
+        assert!(problems.len() == 1 && problems[0].contains(word), "{problems:?}");
+    }
+    // The vault's own word, of a log that this one is not: here, one that ends before it.
+    let later = engine.log_checkpoint(ADMIN).await.unwrap();
+    person(&engine, "cy@example.com", "Cy").await;
+    engine.close().await;
+    let manifest = Manifest { checkpoint: Some(later), ..made };
+    assert_eq!(
+        backup::verify(&target, &manifest).unwrap().problems,
+        Vec::<String>::new(),
+        "it covers all of it"
+    );
+    let front = House::new();
+    backup::restore(&target, &manifest, Until::Event(3), &front.folder.join("data")).unwrap();
+    let shorter = backup::create(
+        &front.folder.join("data"),
+        &FolderTarget::new(place.path().join("other")),
+        1,
+        manifest.checkpoint.clone(),
+    );
+    let shorter = shorter.unwrap().manifest;
+    let problems = backup::verify(&FolderTarget::new(place.path().join("other")), &shorter).unwrap().problems;
+    assert!(problems.iter().any(|problem| problem.contains("checkpoint")), "{problems:?}");
+}

@@ -3,11 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, RootId, TreeId};
-use cloakroom_crypto::role::Page;
-use cloakroom_crypto::{Key, KeyRef};
-use cloakroom_keytree::{HeldRoot, HolderError, OwnerNumber, RootHolder};
+use cloakroom_keytree::{HolderError, OwnerNumber, RootHolder};
 use cloakroom_store::Answer;
 
 /// What goes wrong.
@@ -61,50 +58,14 @@ impl Moody {
 }
 
 impl RootHolder for Moody {
-    fn kind(&self) -> &'static str {
-        self.inner.kind()
-    }
-
-    fn place(&self) -> String {
-        self.inner.place()
-    }
-
-    fn destroy_class(&self) -> &'static str {
-        self.inner.destroy_class()
-    }
-
-    fn own(&self, tree: TreeId) -> Answer<'_, Result<OwnerNumber, HolderError>> {
-        self.inner.own(tree)
-    }
+    cloakroom_keytree::root_holder_through!(inner: kind place destroy_class own wrap unwrap list noted);
 
     fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
         self.impose(&self.moods.makes_none, || self.inner.create(tree, owner, root))
     }
 
-    fn wrap<'a>(
-        &'a self,
-        tree: TreeId,
-        root: RootId,
-        key: KeyRef<'a, Page>,
-    ) -> Answer<'a, Result<Bytes, HolderError>> {
-        self.inner.wrap(tree, root, key)
-    }
-
-    fn unwrap<'a>(
-        &'a self,
-        tree: TreeId,
-        root: RootId,
-        anchor: &'a [u8],
-    ) -> Answer<'a, Result<Key<Page>, HolderError>> {
-        self.inner.unwrap(tree, root, anchor)
-    }
-
     fn destroy(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
         self.impose(&self.moods.keeps_roots, || self.inner.destroy(tree, owner, root))
-    }
-
-    fn list(&self, tree: TreeId) -> Answer<'_, Result<Vec<HeldRoot>, HolderError>> {
-        self.inner.list(tree)
     }
 
     fn note(
@@ -117,9 +78,5 @@ impl RootHolder for Moody {
             return Answer::now(no());
         }
         self.inner.note(tree, owner, commit)
-    }
-
-    fn noted(&self, tree: TreeId) -> Answer<'_, Result<Option<CommitPosition>, HolderError>> {
-        self.inner.noted(tree)
     }
 }

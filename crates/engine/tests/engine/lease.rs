@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use cloakroom_core::ids::{CommitPosition, RootId, TreeId};
+use cloakroom_core::ids::TreeId;
 use cloakroom_core::refusal::Code;
-use cloakroom_crypto::{Key, KeyRef, role};
 use cloakroom_engine::open::Layers;
 use cloakroom_engine::{EngineError, HolderError, RootHolder};
-use cloakroom_keytree::{Fault, HeldRoot, OwnerNumber};
+use cloakroom_keytree::{Fault, OwnerNumber};
 use cloakroom_store::Answer;
 
 use crate::house::{ADMIN, House, SEE, item, new, person, read, register, tokenize};
@@ -45,13 +43,7 @@ impl Layers for Lessor {
 }
 
 impl RootHolder for Leased {
-    fn kind(&self) -> &'static str {
-        self.inner.kind()
-    }
-
-    fn destroy_class(&self) -> &'static str {
-        self.inner.destroy_class()
-    }
+    cloakroom_keytree::root_holder_through!(inner: kind destroy_class create wrap unwrap destroy list note noted);
 
     fn own(&self, tree: TreeId) -> Answer<'_, Result<OwnerNumber, HolderError>> {
         let others = &self.fate.others;
@@ -79,49 +71,6 @@ impl RootHolder for Leased {
     fn release(&self, _tree: TreeId, _owner: OwnerNumber) -> Answer<'_, Result<(), HolderError>> {
         self.fate.released.fetch_add(1, Ordering::SeqCst);
         Answer::now(Ok(()))
-    }
-
-    fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
-        self.inner.create(tree, owner, root)
-    }
-
-    fn wrap<'a>(
-        &'a self,
-        tree: TreeId,
-        root: RootId,
-        key: KeyRef<'a, role::Page>,
-    ) -> Answer<'a, Result<Bytes, HolderError>> {
-        self.inner.wrap(tree, root, key)
-    }
-
-    fn unwrap<'a>(
-        &'a self,
-        tree: TreeId,
-        root: RootId,
-        anchor: &'a [u8],
-    ) -> Answer<'a, Result<Key<role::Page>, HolderError>> {
-        self.inner.unwrap(tree, root, anchor)
-    }
-
-    fn destroy(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
-        self.inner.destroy(tree, owner, root)
-    }
-
-    fn list(&self, tree: TreeId) -> Answer<'_, Result<Vec<HeldRoot>, HolderError>> {
-        self.inner.list(tree)
-    }
-
-    fn note(
-        &self,
-        tree: TreeId,
-        owner: OwnerNumber,
-        commit: CommitPosition,
-    ) -> Answer<'_, Result<(), HolderError>> {
-        self.inner.note(tree, owner, commit)
-    }
-
-    fn noted(&self, tree: TreeId) -> Answer<'_, Result<Option<CommitPosition>, HolderError>> {
-        self.inner.noted(tree)
     }
 }
 

@@ -6,10 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use cloakroom_core::ids::{CommitPosition, RootId, TreeId};
-use cloakroom_crypto::role::Page;
-use cloakroom_crypto::{Key, KeyRef};
-use cloakroom_keytree::{FileHolder, HeldRoot, HolderError, OwnerNumber, RootHolder};
+use cloakroom_core::ids::{RootId, TreeId};
+use cloakroom_keytree::{FileHolder, HolderError, OwnerNumber, RootHolder};
 use cloakroom_store::{Answer, Batch, Records, StoreError};
 
 /// Goes out after so many steps (commits, roots made, roots destroyed), and stays out until restored.
@@ -159,62 +157,17 @@ impl Holder {
 }
 
 impl RootHolder for Holder {
-    fn kind(&self) -> &'static str {
-        self.files.kind()
-    }
-
-    fn place(&self) -> String {
-        self.files.place()
-    }
+    cloakroom_keytree::root_holder_through!(files: kind place own wrap unwrap list note noted);
 
     fn destroy_class(&self) -> &'static str {
         self.class
-    }
-
-    fn own(&self, tree: TreeId) -> Answer<'_, Result<OwnerNumber, HolderError>> {
-        self.files.own(tree)
     }
 
     fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
         self.impose(async { self.files.create(tree, owner, root).await })
     }
 
-    fn wrap<'a>(
-        &'a self,
-        tree: TreeId,
-        root: RootId,
-        key: KeyRef<'a, Page>,
-    ) -> Answer<'a, Result<Bytes, HolderError>> {
-        self.files.wrap(tree, root, key)
-    }
-
-    fn unwrap<'a>(
-        &'a self,
-        tree: TreeId,
-        root: RootId,
-        anchor: &'a [u8],
-    ) -> Answer<'a, Result<Key<Page>, HolderError>> {
-        self.files.unwrap(tree, root, anchor)
-    }
-
     fn destroy(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
         self.impose(async { self.files.destroy(tree, owner, root).await })
-    }
-
-    fn list(&self, tree: TreeId) -> Answer<'_, Result<Vec<HeldRoot>, HolderError>> {
-        self.files.list(tree)
-    }
-
-    fn note(
-        &self,
-        tree: TreeId,
-        owner: OwnerNumber,
-        commit: CommitPosition,
-    ) -> Answer<'_, Result<(), HolderError>> {
-        self.files.note(tree, owner, commit)
-    }
-
-    fn noted(&self, tree: TreeId) -> Answer<'_, Result<Option<CommitPosition>, HolderError>> {
-        self.files.noted(tree)
     }
 }

@@ -3,12 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use cloakroom_core::ids::{CommitPosition, RootId, StartId, TreeId};
-use cloakroom_crypto::role::{Page, Value};
-use cloakroom_crypto::{Key, KeyRef};
+use cloakroom_core::ids::{RootId, StartId, TreeId};
+use cloakroom_crypto::Key;
+use cloakroom_crypto::role::Value;
 use cloakroom_keytree::start::Found;
-use cloakroom_keytree::{FileHolder, HeldRoot, HolderError, OwnerNumber, RootHolder, TreeOptions};
+use cloakroom_keytree::{FileHolder, HolderError, OwnerNumber, RootHolder, TreeOptions};
 use cloakroom_store::embedded::EmbeddedRecords;
 use cloakroom_store::{Answer, Batch, Records};
 
@@ -33,62 +32,13 @@ impl From<FileHolder> for Stubborn {
 }
 
 impl RootHolder for Stubborn {
-    fn kind(&self) -> &'static str {
-        self.files.kind()
-    }
-
-    fn destroy_class(&self) -> &'static str {
-        self.files.destroy_class()
-    }
-
-    fn own(&self, tree: TreeId) -> Answer<'_, Result<OwnerNumber, HolderError>> {
-        self.files.own(tree)
-    }
-
-    fn create(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
-        self.files.create(tree, owner, root)
-    }
-
-    fn wrap<'a>(
-        &'a self,
-        tree: TreeId,
-        root: RootId,
-        key: KeyRef<'a, Page>,
-    ) -> Answer<'a, Result<Bytes, HolderError>> {
-        self.files.wrap(tree, root, key)
-    }
-
-    fn unwrap<'a>(
-        &'a self,
-        tree: TreeId,
-        root: RootId,
-        anchor: &'a [u8],
-    ) -> Answer<'a, Result<Key<Page>, HolderError>> {
-        self.files.unwrap(tree, root, anchor)
-    }
+    cloakroom_keytree::root_holder_through!(files: kind destroy_class own create wrap unwrap list note noted);
 
     fn destroy(&self, tree: TreeId, owner: OwnerNumber, root: RootId) -> Answer<'_, Result<(), HolderError>> {
         if self.destroyed.swap(true, std::sync::atomic::Ordering::SeqCst) {
             return Answer::now(Err(HolderError::Refused("it would rather not".to_owned())));
         }
         self.files.destroy(tree, owner, root)
-    }
-
-    fn list(&self, tree: TreeId) -> Answer<'_, Result<Vec<HeldRoot>, HolderError>> {
-        self.files.list(tree)
-    }
-
-    fn note(
-        &self,
-        tree: TreeId,
-        owner: OwnerNumber,
-        commit: CommitPosition,
-    ) -> Answer<'_, Result<(), HolderError>> {
-        self.files.note(tree, owner, commit)
-    }
-
-    fn noted(&self, tree: TreeId) -> Answer<'_, Result<Option<CommitPosition>, HolderError>> {
-        self.files.noted(tree)
     }
 }
 
