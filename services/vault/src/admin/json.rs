@@ -153,6 +153,8 @@ pub(super) struct Erasure {
     deadline_unix_ms: i64,
     epoch: u64,
     destroy_class: String,
+    final_at_unix_ms: i64,
+    final_unix_ms: i64,
     downstreams: Vec<DownstreamState>,
 }
 
@@ -181,6 +183,8 @@ impl From<engine::ErasureView> for Erasure {
             deadline_unix_ms: view.deadline_unix_ms,
             epoch: view.epoch,
             destroy_class: view.destroy_class,
+            final_at_unix_ms: view.final_at_unix_ms,
+            final_unix_ms: view.final_unix_ms,
             downstreams: view.downstreams.into_iter().map(DownstreamState::from).collect(),
         }
     }
@@ -352,6 +356,27 @@ pub(super) struct Keys {
     roots_held: u64,
     left: Vec<String>,
     trouble: String,
+    backups: Vec<KeyBackup>,
+    not_final: u64,
+}
+
+#[derive(Serialize)]
+struct KeyBackup {
+    id: String,
+    epoch: u64,
+    made_unix_ms: i64,
+    until_unix_ms: i64,
+}
+
+impl From<engine::KeyBackupView> for KeyBackup {
+    fn from(backup: engine::KeyBackupView) -> Self {
+        Self {
+            id: backup.id,
+            epoch: backup.epoch,
+            made_unix_ms: backup.made_unix_ms,
+            until_unix_ms: backup.until_unix_ms,
+        }
+    }
 }
 
 impl From<engine::KeysView> for Keys {
@@ -366,6 +391,8 @@ impl From<engine::KeysView> for Keys {
             roots_held: keys.roots_held,
             left: keys.left,
             trouble: keys.trouble,
+            backups: keys.backups.into_iter().map(KeyBackup::from).collect(),
+            not_final: keys.not_final,
         }
     }
 }
