@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cloakroom_proto::vault::v1::ErrorCode;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
@@ -214,6 +215,48 @@ async fn registers_are_shown_applied_and_refused_over_http() {
     problem(&get(&house, "auditor", "/v1/registers/active-tickets").await, 403, "DENIED");
 }
 
+/// A replay that was decided is done before anything is shown, whoever stops the vault in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_that_owes_a_replay_serves_nothing_before_it_is_done() {
+    let mut house = Setting::new().await;
+    let (kept, _) = house.person("kept@example.com").await;
+    let (gone, subject) = house.person("gone@example.com").await;
+    house.erase(&subject).await;
+    let ledger = get(&house, "admin", "/v1/ledger").await;
+    assert_eq!((ledger.status, ledger.kind()), (StatusCode::OK, "text/plain; charset=utf-8"));
+    let ledger = String::from_utf8(ledger.body.to_vec()).unwrap();
+    let lines: Vec<&str> = ledger.lines().collect();
+    assert_eq!(lines.len(), 1, "{ledger}");
+    assert_eq!(get(&house, "admin", "/v1/ledger?since=1000000").await.body, "");
+    assert_eq!(get(&house, "admin", "/v1/gate").await.json()["open"], true);
+
+    let _ = house.stop().await;
+    let owed = house.config().data.join("REPLAY-OWED");
+    std::fs::write(&owed, "").unwrap();
+    house.start().await;
+    let shut = get(&house, "admin", "/v1/gate").await.json();
+    assert_eq!(shut["open"], false);
+    assert!(shut["reason"].as_str().unwrap().contains("not replayed"), "{shut}");
+    let request = json!({ "lines": lines });
+    problem(&post(&house, "dpo", "/v1/restore", &request).await, 403, "DENIED");
+    problem(&post(&house, "admin", "/v1/restore", &json!({})).await, 503, "UNAVAILABLE");
+    let forged = format!("{}x", lines[0]);
+    let refused = post(&house, "admin", "/v1/restore", &json!({ "lines": [forged] })).await;
+    assert!(refused.status.is_client_error(), "{:?}", refused.body);
+    let counted = post(&house, "admin", "/v1/restore", &json!({ "lines": lines, "dry_run": true })).await;
+    assert_eq!((counted.status, &counted.json()["accepted"]), (StatusCode::OK, &json!(false)));
+    assert_eq!(get(&house, "admin", "/v1/gate").await.json()["open"], false, "nothing was replayed yet");
+    assert!(owed.exists());
+    assert_eq!(crate::watching::figure(&house, "cloakroom_gate_closed").await, Some(1.0));
+
+    let done = post(&house, "admin", "/v1/restore", &request).await.json();
+    assert_eq!((&done["accepted"], &done["entries"], &done["dead"]), (&json!(true), &json!(1), &json!(1)));
+    assert!(!owed.exists());
+    let read: Vec<_> = house.read(&[&kept, &gone]).await.iter().map(crate::setting::shown).collect();
+    assert_eq!(read, [Ok("kept@example.com".to_owned()), Err(ErrorCode::Erased)]);
+    assert_eq!(crate::watching::figure(&house, "cloakroom_gate_closed").await, Some(0.0));
+}
+
 /// Calls every operation that `openapi.json` has, once so that it succeeds and once so that it does not, and
 /// holds the answers to it.
 #[tokio::test(flavor = "multi_thread")]
@@ -252,6 +295,7 @@ async fn every_operation_of_the_openapi_document_answers_as_it_says() {
                 "/v1/erasures" if method == "post" => body.to_string(),
                 "/v1/erasures/preview" => preview.to_string(),
                 "/v1/registers" => shipped(SEE),
+                "/v1/restore" => json!({ "dry_run": true }).to_string(),
                 _ => String::new(),
             };
             let verb = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
@@ -276,7 +320,7 @@ async fn every_operation_of_the_openapi_document_answers_as_it_says() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 20);
+    assert_eq!(seen, 23);
     // What is not described is not served.
     for method in [Method::PUT, Method::PATCH, Method::DELETE] {
         for path in document["paths"].as_object().unwrap().keys() {

@@ -24,6 +24,15 @@ async fn watched(house: &Setting, path: &str) -> (u16, String) {
     (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
 }
 
+/// What `/metrics` says of `name`, without labels.
+pub(crate) async fn figure(house: &Setting, name: &str) -> Option<f64> {
+    let text = watched(house, "/metrics").await.1;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} ")));
+    line?.rsplit_once(' ')?.1.parse().ok()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vault_in_service_is_alive_and_ready_over_http_and_grpc() {
     let house = Setting::bare().await;
