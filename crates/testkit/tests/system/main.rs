@@ -17,6 +17,7 @@ mod collector;
 mod house;
 mod import;
 mod kafka_away;
+mod key_backup;
 mod kills;
 mod late;
 mod load;
