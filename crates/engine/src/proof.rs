@@ -5,6 +5,8 @@
 //! events, in one batch with how far they reach, so that what a crash takes is made again from the leaves. In
 //! memory is the right edge alone; a start reads it from some twenty tiles.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::{BufMut, Bytes};
 use cloakroom_core::certificate::{Inclusion, LogProof};
 use cloakroom_core::checkpoint::{Checkpoint, origin};
@@ -30,7 +32,18 @@ const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The tree's right edge, once it was read.
 #[derive(Default)]
-pub(crate) struct Proofs(Mutex<Option<Growing>>);
+pub(crate) struct Proofs {
+    edge: Mutex<Option<Growing>>,
+    /// How many events it is over, for whoever does not wait for the edge.
+    events: AtomicU64,
+}
+
+impl Proofs {
+    /// Events in the tree; 0 until it was read.
+    pub(crate) fn events(&self) -> u64 {
+        self.events.load(Ordering::Acquire)
+    }
+}
 
 /// Takes durable events into the tree until `stop` says so.
 pub(crate) async fn follow(house: std::sync::Arc<House>, mut stop: watch::Receiver<bool>) {
@@ -53,7 +66,7 @@ pub(crate) async fn follow(house: std::sync::Arc<House>, mut stop: watch::Receiv
 impl House {
     /// The tree over all events that are durable now.
     pub(crate) async fn grown(&self) -> Result<Growing, EngineError> {
-        let mut kept = self.proofs.0.lock().await;
+        let mut kept = self.proofs.edge.lock().await;
         let end = *self.state.events.borrow();
         let mut tree = match kept.take() {
             Some(tree) => tree,
@@ -81,6 +94,7 @@ impl House {
             }
             tokio::task::yield_now().await;
         }
+        self.proofs.events.store(tree.size(), Ordering::Release);
         *kept = Some(tree.clone());
         Ok(tree)
     }

@@ -30,6 +30,8 @@ pub struct Status {
     /// The root holder failed to do something and has not done it yet.
     pub holder_troubled: bool,
     pub events: u64,
+    /// Events in the log's Merkle tree.
+    pub tree_events: u64,
     pub slots: u64,
     pub subtrees: u32,
     pub open_erasures: u64,
@@ -103,6 +105,7 @@ impl House {
             roots_left: keys.left.len() as u64,
             holder_troubled: !keys.trouble.is_empty(),
             events,
+            tree_events: self.proofs.events(),
             slots: self.tree.slots(),
             subtrees: self.tree.subtrees(),
             open_erasures: open.len() as u64,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cloakroom_core::refusal::Refusal;
-use cloakroom_engine::{Engine, Status};
+use cloakroom_engine::{Engine, Pruned, Status};
 use cloakroom_runtime::shutdown::Shutdown;
 use opentelemetry::metrics::{Counter, Gauge, Meter};
 use opentelemetry::{KeyValue, global};
@@ -58,8 +58,18 @@ impl ItemCounter {
     }
 }
 
+/// Counts what a pruning of the log did: rare enough to ask for the instruments each time.
+pub(crate) fn pruned(pruned: &Pruned) {
+    let add = |name: &'static str, what: &'static str, by: u64| {
+        meter().u64_counter(name).with_description(what).build().add(by, &[]);
+    };
+    add("cloakroom.log.pruned", "Values whose ciphertext a pruning dropped.", pruned.values);
+    add("cloakroom.log.pruned.bytes", "Bytes of disk that pruning freed.", pruned.bytes_freed);
+}
+
 struct Gauges {
     events: Gauge<u64>,
+    tree_events: Gauge<u64>,
     slots: Gauge<u64>,
     subtrees: Gauge<u64>,
     open_erasures: Gauge<u64>,
@@ -82,6 +92,7 @@ impl Gauges {
             |name: &'static str, what: &'static str| meter().u64_gauge(name).with_description(what).build();
         Self {
             events: gauge("cloakroom.events", "Events in the log."),
+            tree_events: gauge("cloakroom.log.tree.events", "Events in the log's Merkle tree."),
             slots: gauge("cloakroom.slots", "Slots of the key tree handed out."),
             subtrees: gauge("cloakroom.subtrees", "Subtrees of the key tree."),
             open_erasures: gauge("cloakroom.erasures.open", "Erasures that are not completed."),
@@ -118,6 +129,7 @@ impl Gauges {
         self.lookup_ready.record(ready.into(), &[]);
         self.lookup_values.record(values, &[]);
         self.events.record(status.events, &[]);
+        self.tree_events.record(status.tree_events, &[]);
         self.slots.record(status.slots, &[]);
         self.subtrees.record(status.subtrees.into(), &[]);
         self.open_erasures.record(status.open_erasures, &[]);

@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{query, wire};
 use crate::gate::{Decision, Gate};
+use crate::measure;
 use crate::refusal::status;
 use crate::wire::{Answers, bounded, caller, within};
 
@@ -396,7 +397,9 @@ impl AdminService for AdminApi {
         request: Request<PruneLogRequest>,
     ) -> Result<Response<PruneLogResponse>, Status> {
         let caller = caller(&request)?;
-        bounded(wire::pruned(self.engine()?.prune_log(caller.as_str()).await.map_err(status)?))
+        let pruned = self.engine()?.prune_log(caller.as_str()).await.map_err(status)?;
+        measure::pruned(&pruned);
+        bounded(wire::pruned(pruned))
     }
 }
 

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use super::problem::{Problem, not_so};
 use super::{json, query};
 use crate::house::House;
+use crate::measure;
 use crate::wire::MESSAGE_BYTES_MAX;
 
 /// The document that describes these routes (OpenAPI 3.1).
@@ -152,7 +153,9 @@ async fn verify_log(caller: Caller, State(house): State<House>) -> Result<Json<j
 }
 
 async fn prune_log(caller: Caller, State(house): State<House>) -> Result<Json<json::Pruned>, Problem> {
-    Ok(Json(house.engine()?.prune_log(caller.name()).await?.into()))
+    let pruned = house.engine()?.prune_log(caller.name()).await?;
+    measure::pruned(&pruned);
+    Ok(Json(pruned.into()))
 }
 
 /// What a cache may do with a checkpoint: it grows old within a second.

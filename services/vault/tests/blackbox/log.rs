@@ -13,6 +13,7 @@ use tonic::transport::Channel;
 
 use crate::process::{Daemon, configured, daemon, shop};
 use crate::setting::{ALONE, ALONE_REGISTER, Setting, erasing, item, made, until};
+use crate::watching::figure;
 
 async fn admin(setting: &Setting, daemon: &Daemon, who: &str) -> AdminServiceClient<Channel> {
     let endpoint = Endpoint::in_folder(&daemon.admin, &setting.certs(), who);
@@ -94,4 +95,13 @@ async fn only_whoever_has_a_role_sees_hashes_and_only_administrators_prune() {
     let mut officer = house.admin("admin").await;
     let pruned = officer.prune_log(PruneLogRequest {}).await.unwrap().into_inner();
     assert_eq!((pruned.segments, pruned.values), (0, 0), "one segment, still growing");
+    for counted in ["cloakroom_log_pruned_total", "cloakroom_log_pruned_bytes_total"] {
+        assert_eq!(until(async || figure(&house, counted).await).await, 0.0, "{counted}");
+    }
+    until(async || {
+        let (all, proved) = ("cloakroom_events", "cloakroom_log_tree_events");
+        let (all, proved) = (figure(&house, all).await?, figure(&house, proved).await?);
+        (all > 0.0 && all == proved).then_some(())
+    })
+    .await;
 }
