@@ -94,7 +94,7 @@ impl Ruler {
             Scale::Log => value.log10(),
         };
         let share = (value - self.from) / (self.to - self.from);
-        value.is_finite().then(|| self.pixels.0 + share * (self.pixels.1 - self.pixels.0))
+        value.is_finite().then_some(self.pixels.0 + share * (self.pixels.1 - self.pixels.0))
     }
 
     fn ticks(&self) -> Vec<f64> {

@@ -66,7 +66,7 @@ async fn back_up(engine: &Engine, house: &House) -> (KeyBackupView, PathBuf) {
     (made, path)
 }
 
-async fn lose_keys(house: &House, backup: &PathBuf) {
+async fn lose_keys(house: &House, backup: &std::path::Path) {
     std::fs::remove_dir_all(house.folder.join("keys")).unwrap();
     key_backups::restore(backup, &house.folder.join("keys")).await.unwrap();
 }

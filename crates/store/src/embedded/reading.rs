@@ -53,6 +53,9 @@ pub struct Before {
     pub hash: FrameHash,
 }
 
+/// A leaf of the log's Merkle tree (RFC 6962 section 2.1).
+pub type LeafHash = [u8; 32];
+
 /// Reads the frames of one file of the log.
 pub struct FrameReader<R> {
     blocks: Blocks<R>,
@@ -109,7 +112,7 @@ impl<R: Read> FrameReader<R> {
     pub fn next_frame_with_leaves(
         &mut self,
         leaf: fn(&[u8]) -> [u8; 32],
-    ) -> Result<Option<(Frame, Vec<[u8; 32]>)>, StoreError> {
+    ) -> Result<Option<(Frame, Vec<LeafHash>)>, StoreError> {
         let Some(decoded) = self.next_decoded()? else { return Ok(None) };
         let events = decoded.frame.events.iter().enumerate();
         let leaves = events.map(|(place, event)| decoded.leaf(place, event, leaf)).collect();

@@ -23,3 +23,4 @@ mod late;
 mod load;
 mod rollback;
 mod secrecy;
+mod witness;

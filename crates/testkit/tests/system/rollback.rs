@@ -41,7 +41,7 @@ async fn unharmed(house: &House, hand: &Hand) {
 }
 
 /// Calls are answered, and none of them with data, and none with ERASED.
-async fn answers_nothing(house: &House, at: &Addresses, hand: &Hand, reason: &str) {
+pub(crate) async fn answers_nothing(house: &House, at: &Addresses, hand: &Hand, reason: &str) {
     let impatient = Retry { deadline: Duration::from_secs(5), ..Retry::default() };
     let endpoint = |address, name| house.endpoint(address, name);
     let admin = AdminClient::lazy(&endpoint(at.admin, "admin"), None).unwrap().with_retry(impatient);
