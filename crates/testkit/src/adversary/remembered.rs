@@ -97,7 +97,7 @@ mod tests {
         remembered.take(&memory);
         let names = ["Ada@x ", "bob@x", "eve@x"].map(str::to_owned);
         assert_eq!(remembered.table_keys(&asked, &names[..1]), [key]);
-        assert_eq!(remembered.table_keys(&asked, &names), [Secret::default(); 0]);
+        assert!(remembered.table_keys(&asked, &names).is_empty());
         assert_eq!(remembered.found(&key, &asked, &names), ["Ada@x ", "bob@x"]);
     }
 }
