@@ -172,7 +172,7 @@ impl House {
             let purged = |store: &&str| {
                 erasure.downstreams.iter().any(|one| one.downstream == **store && one.status == "PURGED")
             };
-            if erasure.state() == ErasureState::Completed && STORES.iter().all(|store| purged(store)) {
+            if erasure.state() == ErasureState::Completed && STORES.iter().all(purged) {
                 return Ok(erasure);
             }
             if Instant::now() > deadline {
