@@ -344,7 +344,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_outside_the_window_does_not_count() {
-        let load = Load { in_flight: 1, pace: Pace::Closed, until: Until::Time(Duration::from_millis(50)) };
+        let load = Load { in_flight: 1, pace: Pace::Closed, until: Until::Time(Duration::from_secs(1)) };
         let work = stalling(0);
         let figures = drive(&work, load, 1).await.unwrap();
         assert!(figures.calls > 0 && figures.calls < work.calls.load(Ordering::SeqCst));

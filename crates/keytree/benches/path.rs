@@ -3,16 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
 #![allow(missing_docs, reason = "divan's own")]
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 
-use bytes::Bytes;
 use cloakroom_core::ids::StartId;
 use cloakroom_crypto::role::Value;
 use cloakroom_crypto::{Key, random};
 use cloakroom_keytree::start::Found;
 use cloakroom_keytree::{FileHolder, Slot, Subtree, TreeOptions, TreeWriter};
-use cloakroom_store::{Answer, Batch, Records, StoreError};
+use cloakroom_store::Batch;
+use cloakroom_store::memory::MemoryRecords;
 use divan::{Bencher, black_box};
 use futures_util::FutureExt as _;
 use tempfile::TempDir;
@@ -25,50 +24,6 @@ fn main() {
 /// Three levels of pages.
 const SLOTS: u64 = 200_000;
 const AT_ONCE: u64 = 4_096;
-
-#[derive(Default)]
-struct Memory(Mutex<BTreeMap<Vec<u8>, Bytes>>);
-
-impl Records for Memory {
-    fn get(&self, key: &[u8]) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
-        Answer::now(Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()))
-    }
-
-    fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Answer<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
-        let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = records
-            .iter()
-            .filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_slice() > after))
-            .take(limit)
-            .map(|(key, value)| (Bytes::copy_from_slice(key), value.clone()))
-            .collect();
-        Answer::now(Ok(found))
-    }
-
-    fn apply(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
-        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, value) in batch.changes {
-            match value {
-                Some(value) => records.insert(key, value),
-                None => records.remove(&key),
-            };
-        }
-        Answer::now(Ok(()))
-    }
-
-    fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
-        Answer::now(Ok(()))
-    }
-
-    fn commit(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
-        self.apply(batch)
-    }
-}
 
 fn now<T>(work: impl Future<Output = T>) -> T {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().build().unwrap());
@@ -85,7 +40,7 @@ fn insert(writer: &mut TreeWriter, subtree: Subtree, count: u64) {
 fn tree() -> (TreeWriter, Subtree, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let holder = Arc::new(FileHolder::open(&folder.path().join("roots")).unwrap());
-    let found = now(Found::look(Arc::new(Memory::default()), holder, TreeOptions::default())).unwrap();
+    let found = now(Found::look(Arc::new(MemoryRecords::default()), holder, TreeOptions::default())).unwrap();
     let mut writer = now(found.start(StartId(random::id16()), None, &[], None)).unwrap().writer;
     let subtree = writer.new_subtree();
     for _ in 0..SLOTS / AT_ONCE {

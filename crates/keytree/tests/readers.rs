@@ -1,7 +1,6 @@
 //! Readers beside a writer, held up exactly where it could go wrong.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +11,8 @@ use cloakroom_crypto::{Key, random};
 use cloakroom_keytree::layout::PageAddress;
 use cloakroom_keytree::start::Found;
 use cloakroom_keytree::{FileHolder, Slot, Subtree, Tree, TreeOptions, TreeWriter};
-use cloakroom_store::{Answer, Batch, Records, StoreError};
+use cloakroom_store::memory::MemoryRecords;
+use cloakroom_store::{Answer, Batch, Records, StoreError, records_through};
 use tokio::sync::Notify;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Records in memory whose calls wait where they are told to, with their work done.
 #[derive(Default)]
 struct Gated {
-    records: Mutex<BTreeMap<Vec<u8>, Bytes>>,
+    records: MemoryRecords,
     /// A get of this key waits with what it found.
     held_key: Mutex<Option<Vec<u8>>>,
     hold_commits: Mutex<bool>,
@@ -39,42 +39,18 @@ impl Gated {
 }
 
 impl Records for Gated {
+    records_through!(records: scan sync);
+
     fn get(&self, key: &[u8]) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
-        let found = Ok(self.records.lock().unwrap().get(key).cloned());
+        let found = Ok(self.records.all().get(key).cloned());
         let held = self.held_key.lock().unwrap().take_if(|held| held == key).is_some();
         if held { self.wait(found) } else { Answer::now(found) }
     }
 
-    fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Answer<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
-        let records = self.records.lock().unwrap();
-        let found = records
-            .iter()
-            .filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_slice() > after))
-            .take(limit)
-            .map(|(key, value)| (Bytes::copy_from_slice(key), value.clone()))
-            .collect();
-        Answer::now(Ok(found))
-    }
-
     fn apply(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
-        let mut records = self.records.lock().unwrap();
-        for (key, value) in batch.changes {
-            match value {
-                Some(value) => records.insert(key, value),
-                None => records.remove(&key),
-            };
-        }
+        let done = self.records.apply(batch);
         let held = std::mem::take(&mut *self.hold_commits.lock().unwrap());
-        if held { self.wait(Ok(())) } else { Answer::now(Ok(())) }
-    }
-
-    fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
-        Answer::now(Ok(()))
+        if held { self.wait(Ok(())) } else { done }
     }
 
     fn commit(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {

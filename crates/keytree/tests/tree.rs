@@ -2,8 +2,8 @@
 //! a restored backup does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cloakroom_core::ids::{CommitPosition, FramePosition, StartId};
@@ -15,56 +15,13 @@ use cloakroom_keytree::start::{Found, Started};
 use cloakroom_keytree::{
     Fault, FileHolder, GateReason, RootHolder, Slot, Subtree, Tree, TreeOptions, TreeWriter,
 };
-use cloakroom_store::{Answer, Batch, Records, StoreError};
+use cloakroom_store::Batch;
+use cloakroom_store::memory::MemoryRecords;
 
-#[derive(Default)]
-struct Memory(Mutex<BTreeMap<Vec<u8>, Bytes>>);
-
-impl Memory {
-    fn copy(&self) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(self.0.lock().unwrap().clone())))
-    }
-}
-
-impl Records for Memory {
-    fn get(&self, key: &[u8]) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
-        Answer::now(Ok(self.0.lock().unwrap().get(key).cloned()))
-    }
-
-    fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Answer<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
-        let records = self.0.lock().unwrap();
-        let found = records
-            .iter()
-            .filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_slice() > after))
-            .take(limit)
-            .map(|(key, value)| (Bytes::copy_from_slice(key), value.clone()))
-            .collect();
-        Answer::now(Ok(found))
-    }
-
-    fn apply(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
-        let mut records = self.0.lock().unwrap();
-        for (key, value) in batch.changes {
-            match value {
-                Some(value) => records.insert(key, value),
-                None => records.remove(&key),
-            };
-        }
-        Answer::now(Ok(()))
-    }
-
-    fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
-        Answer::now(Ok(()))
-    }
-
-    fn commit(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
-        self.apply(batch)
-    }
+fn copy(records: &MemoryRecords) -> Arc<MemoryRecords> {
+    let copied = MemoryRecords::default();
+    copied.all().clone_from(&records.all());
+    Arc::new(copied)
 }
 
 const CONTEXT: Context<'static> =
@@ -72,7 +29,7 @@ const CONTEXT: Context<'static> =
 
 struct House {
     folder: tempfile::TempDir,
-    records: Arc<Memory>,
+    records: Arc<MemoryRecords>,
 }
 
 impl House {
@@ -162,7 +119,7 @@ async fn a_copy_of_the_keys_from_before_a_batch_is_noise_after_it() {
     let mut writer = house.start().await.writer;
     let subtree = writer.new_subtree();
     let stored = fill(&mut writer, subtree, 10).await;
-    let backup = house.records.copy();
+    let backup = copy(&house.records);
     writer.batch(&[stored[3].0], Batch::default(), None).await.unwrap();
     drop(writer);
     let restored = House { folder: house.folder, records: backup };
@@ -254,7 +211,7 @@ async fn the_gate_closes_on_either_side_that_went_back() {
 async fn keys_older_than_what_the_holder_noted_stay_shut() {
     let house = House::new();
     let mut writer = house.start().await.writer;
-    let old = house.records.copy();
+    let old = copy(&house.records);
     let newest = writer.checkpoint(None).await.unwrap();
     writer.note().await.unwrap();
     drop(writer);

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +16,7 @@ use bytes::Bytes;
 use cloakroom_core::ids::EventNumber;
 
 use crate::embedded::EmbeddedLog;
-use crate::log::{Frame, FrameHash, Log, LogEnd};
+use crate::log::{Frame, FrameHash, Log};
 use crate::records::{Batch, Records};
 use crate::{Answer, StoreError};
 
@@ -128,9 +127,7 @@ impl FaultyLog {
 }
 
 impl Log for FaultyLog {
-    fn find_end(&self, durable_number: u64) -> Answer<'_, Result<LogEnd, StoreError>> {
-        self.inner.find_end(durable_number)
-    }
+    crate::log_through!(inner: find_end event frame_of leaves sealed);
 
     fn cut(&self) -> Answer<'_, Result<(), StoreError>> {
         self.faults.impose((true, false), || self.inner.cut())
@@ -142,22 +139,6 @@ impl Log for FaultyLog {
 
     fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
         self.faults.impose((false, true), || self.inner.sync())
-    }
-
-    fn event(&self, number: EventNumber) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
-        self.inner.event(number)
-    }
-
-    fn frame_of(&self, number: EventNumber) -> Answer<'_, Result<Option<(Frame, FrameHash)>, StoreError>> {
-        self.inner.frame_of(number)
-    }
-
-    fn leaves(&self, from: EventNumber, limit: usize) -> Answer<'_, Result<Vec<[u8; 32]>, StoreError>> {
-        self.inner.leaves(from, limit)
-    }
-
-    fn sealed(&self) -> Answer<'_, Result<Vec<Range<u64>>, StoreError>> {
-        self.inner.sealed()
     }
 
     fn prune(
@@ -195,21 +176,7 @@ impl PacedLog {
 }
 
 impl Log for PacedLog {
-    fn find_end(&self, durable_number: u64) -> Answer<'_, Result<LogEnd, StoreError>> {
-        self.inner.find_end(durable_number)
-    }
-
-    fn cut(&self) -> Answer<'_, Result<(), StoreError>> {
-        self.inner.cut()
-    }
-
-    fn append(&self, frame: &Frame, urgent: bool) -> Answer<'_, Result<FrameHash, StoreError>> {
-        self.inner.append(frame, urgent)
-    }
-
-    fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
-        self.inner.sync()
-    }
+    crate::log_through!(inner: find_end cut append sync leaves sealed prune);
 
     fn event(&self, number: EventNumber) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
         let turn = (self.wait)(Reading::Event(number));
@@ -225,22 +192,6 @@ impl Log for PacedLog {
             turn.await;
             self.inner.frame_of(number).await
         })
-    }
-
-    fn leaves(&self, from: EventNumber, limit: usize) -> Answer<'_, Result<Vec<[u8; 32]>, StoreError>> {
-        self.inner.leaves(from, limit)
-    }
-
-    fn sealed(&self) -> Answer<'_, Result<Vec<Range<u64>>, StoreError>> {
-        self.inner.sealed()
-    }
-
-    fn prune(
-        &self,
-        first: EventNumber,
-        shorter: BTreeMap<u64, Bytes>,
-    ) -> Answer<'_, Result<u64, StoreError>> {
-        self.inner.prune(first, shorter)
     }
 }
 
@@ -258,18 +209,7 @@ impl FaultyRecords {
 }
 
 impl Records for FaultyRecords {
-    fn get(&self, key: &[u8]) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
-        self.inner.get(key)
-    }
-
-    fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Answer<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
-        self.inner.scan(prefix, after, limit)
-    }
+    crate::records_through!(inner: get scan);
 
     fn apply(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
         self.faults.impose((true, false), || self.inner.apply(batch))

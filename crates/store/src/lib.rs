@@ -5,7 +5,8 @@
 //! - [`log`]: events in frames, the truth; [`records`]: by key, in atomic batches; [`access`]: who read what
 //! - [`embedded`]: a segmented log of our own and sled, on one machine
 //! - `contract` (feature `contract`): one suite that every engine must pass
-//! - `faulty` (feature `contract`): engines that fail, and power cuts, on purpose
+//! - `faulty` (feature `contract`): engines that fail, and power cuts, on purpose; `memory`: records of a test's
+//!   own; `through`: what a layer passes on
 //!
 //! Invariants:
 //! - A [`Log`] never changes what it has called durable, and cuts nothing off before [`Log::cut`].
@@ -20,7 +21,11 @@ pub mod embedded;
 #[cfg(feature = "contract")]
 pub mod faulty;
 pub mod log;
+#[cfg(feature = "contract")]
+pub mod memory;
 pub mod records;
+#[cfg(feature = "contract")]
+pub mod through;
 
 pub use access::AccessLog;
 pub use answer::Answer;

@@ -49,7 +49,7 @@ path "transit/keys/*" { capabilities = ["create", "update", "delete"] }
 "#;
 
 /// One connection.
-type Connection = Mutex<SendRequest<Full<Bytes>>>;
+type Connection = SendRequest<Full<Bytes>>;
 
 /// A server with values encrypted by it.
 pub(super) struct Bao {
@@ -64,7 +64,10 @@ pub(super) struct Bao {
 
 /// How it is called.
 struct Api {
-    connections: Vec<Connection>,
+    address: SocketAddr,
+    tls: TlsConnector,
+    /// Made when they are first used: it closes one that says nothing for ten seconds.
+    connections: Vec<Mutex<Option<Connection>>>,
     token: String,
 }
 
@@ -77,7 +80,7 @@ fn wrong(what: &str) -> LoadError {
 }
 
 impl Api {
-    async fn connect(address: SocketAddr, ca: &Path, count: usize, token: String) -> Result<Self, LoadError> {
+    fn new(address: SocketAddr, ca: &Path, count: usize, token: String) -> Result<Self, LoadError> {
         let mut roots = RootCertStore::empty();
         for authority in CertificateDer::pem_file_iter(ca).map_err(broken)? {
             roots.add(authority.map_err(broken)?).map_err(broken)?;
@@ -88,18 +91,18 @@ impl Api {
             .map_err(broken)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let tls = TlsConnector::from(Arc::new(config));
-        let mut connections = Vec::with_capacity(count);
-        for _ in 0..count {
-            let stream = TcpStream::connect(address).await.map_err(broken)?;
-            stream.set_nodelay(true).map_err(broken)?;
-            let stream =
-                tls.connect(ServerName::IpAddress(address.ip().into()), stream).await.map_err(broken)?;
-            let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
-            tokio::spawn(connection);
-            connections.push(Mutex::new(sender));
-        }
-        Ok(Self { connections, token })
+        let connections = (0..count).map(|_| Mutex::default()).collect();
+        Ok(Self { address, tls: TlsConnector::from(Arc::new(config)), connections, token })
+    }
+
+    async fn connect(&self) -> Result<Connection, LoadError> {
+        let stream = TcpStream::connect(self.address).await.map_err(broken)?;
+        stream.set_nodelay(true).map_err(broken)?;
+        let name = ServerName::IpAddress(self.address.ip().into());
+        let stream = self.tls.connect(name, stream).await.map_err(broken)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        tokio::spawn(connection);
+        Ok(sender)
     }
 
     async fn call(&self, at: usize, method: Method, path: &str, body: &Value) -> Result<Value, LoadError> {
@@ -113,12 +116,16 @@ impl Api {
             .header("x-vault-token", &self.token)
             .body(Full::new(Bytes::from(body)))
             .map_err(broken)?;
-        let mut sender = connection.lock().await;
+        let mut connection = connection.lock().await;
+        let sender = match &mut *connection {
+            Some(sender) if !sender.is_closed() => sender,
+            none => none.insert(self.connect().await?),
+        };
         sender.ready().await.map_err(broken)?;
         let answer = sender.send_request(request).await.map_err(broken)?;
         let status = answer.status();
         let body = answer.into_body().collect().await.map_err(broken)?.to_bytes();
-        drop(sender);
+        drop(connection);
         if !status.is_success() {
             // Its errors name paths and causes, no values.
             let what = format!("answers {path} with {status}: {}", String::from_utf8_lossy(&body));
@@ -167,7 +174,7 @@ impl Bao {
         root.post("sys/policies/acl/app", json!({"policy": POLICY})).await?;
         let made = root.post("auth/token/create", json!({"policies": ["app"]})).await?;
         let token = made["auth"]["client_token"].as_str().unwrap_or_default().to_owned();
-        let api = Arc::new(Api::connect(address, &ca, CONNECTIONS, token).await?);
+        let api = Arc::new(Api::new(address, &ca, CONNECTIONS, token)?);
         api.post("transit/keys/shared", json!({})).await?;
         let values = Place::of(people, 0).0;
         let shared = filled(&api, Fill::Shared, SHARED_VALUES.min(values), FILL).await?;
@@ -191,14 +198,14 @@ impl Bao {
 /// Waits until it listens, initialises it and unseals it; as root.
 async fn unsealed(child: &mut Child, address: SocketAddr, ca: &Path) -> Result<Api, LoadError> {
     let deadline = Instant::now() + STARTS_WITHIN;
-    let api = loop {
+    let api = Api::new(address, ca, 1, String::new())?;
+    while let Err(error) = api.connect().await {
         child.ended()?;
-        match Api::connect(address, ca, 1, String::new()).await {
-            Ok(api) => break api,
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+        if Instant::now() > deadline {
+            return Err(error);
         }
-    };
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
     let made = api.post("sys/init", json!({"secret_shares": 1, "secret_threshold": 1})).await?;
     let token = made["root_token"].as_str().unwrap_or_default().to_owned();
     api.post("sys/unseal", json!({"key": made["keys_base64"][0]})).await?;

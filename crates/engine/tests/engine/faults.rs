@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use cloakroom_core::refusal::{CallRefusal, Code};
 use cloakroom_engine::open::Layers;
 use cloakroom_engine::{Engine, ErasureFilter, ErasureState, Opened, Plaintext, TokenizeRequest};
@@ -13,7 +12,7 @@ use cloakroom_keytree::start::Found;
 use cloakroom_keytree::{FileHolder, Slot, Subtree, TreeOptions};
 use cloakroom_store::embedded::{EmbeddedLog, EmbeddedRecords};
 use cloakroom_store::faulty::{Failing, Faults, FaultyLog, FaultyRecords};
-use cloakroom_store::{Answer, Batch, Log, Records, StoreError};
+use cloakroom_store::{Answer, Batch, Log, Records, StoreError, records_through};
 use tokio::sync::Notify;
 
 use crate::holder::{Moods, Moody};
@@ -158,18 +157,7 @@ struct Gate {
 }
 
 impl Records for Slow {
-    fn get(&self, key: &[u8]) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
-        self.inner.get(key)
-    }
-
-    fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Answer<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
-        self.inner.scan(prefix, after, limit)
-    }
+    records_through!(inner: get scan sync commit);
 
     fn apply(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
         Answer::later(async move {
@@ -180,14 +168,6 @@ impl Records for Slow {
             }
             Ok(())
         })
-    }
-
-    fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
-        self.inner.sync()
-    }
-
-    fn commit(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
-        self.inner.commit(batch)
     }
 }
 

@@ -1,8 +1,7 @@
 //! The disclosure graph under every engine test: after each frame that became durable, and after each start,
 //! from the roots that the holder has now no path reaches a dead key, and every living key is reached.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use cloakroom_engine::open::Layers;
 use cloakroom_keytree::RootHolder;
 use cloakroom_keytree::disclosure::{Trying, plunder};
 use cloakroom_store::embedded::EmbeddedLog;
-use cloakroom_store::{Answer, Batch, Frame, FrameHash, Log, LogEnd, Records, StoreError};
+use cloakroom_store::{Answer, Batch, Log, Records, StoreError, log_through, records_through};
 
 /// Every record ever written to the key database of one house, whatever became of it.
 #[derive(Default)]
@@ -182,26 +181,11 @@ impl RecordedKeys {
 }
 
 impl Records for RecordedKeys {
-    fn get(&self, key: &[u8]) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
-        self.inner.get(key)
-    }
-
-    fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Answer<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
-        self.inner.scan(prefix, after, limit)
-    }
+    records_through!(inner: get scan sync);
 
     fn apply(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
         self.record(&batch);
         self.inner.apply(batch)
-    }
-
-    fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
-        self.inner.sync()
     }
 
     fn commit(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
@@ -216,17 +200,7 @@ struct RecordedLog {
 }
 
 impl Log for RecordedLog {
-    fn find_end(&self, durable_number: u64) -> Answer<'_, Result<LogEnd, StoreError>> {
-        self.inner.find_end(durable_number)
-    }
-
-    fn cut(&self) -> Answer<'_, Result<(), StoreError>> {
-        self.inner.cut()
-    }
-
-    fn append(&self, frame: &Frame, urgent: bool) -> Answer<'_, Result<FrameHash, StoreError>> {
-        self.inner.append(frame, urgent)
-    }
+    log_through!(inner: find_end cut append event frame_of leaves sealed prune);
 
     fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
         Answer::later(async {
@@ -234,29 +208,5 @@ impl Log for RecordedLog {
             self.graph.look(false).await;
             Ok(())
         })
-    }
-
-    fn event(&self, number: EventNumber) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
-        self.inner.event(number)
-    }
-
-    fn frame_of(&self, number: EventNumber) -> Answer<'_, Result<Option<(Frame, FrameHash)>, StoreError>> {
-        self.inner.frame_of(number)
-    }
-
-    fn leaves(&self, from: EventNumber, limit: usize) -> Answer<'_, Result<Vec<[u8; 32]>, StoreError>> {
-        self.inner.leaves(from, limit)
-    }
-
-    fn sealed(&self) -> Answer<'_, Result<Vec<Range<u64>>, StoreError>> {
-        self.inner.sealed()
-    }
-
-    fn prune(
-        &self,
-        first: EventNumber,
-        shorter: BTreeMap<u64, Bytes>,
-    ) -> Answer<'_, Result<u64, StoreError>> {
-        self.inner.prune(first, shorter)
     }
 }

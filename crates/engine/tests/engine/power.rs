@@ -10,7 +10,9 @@ use cloakroom_engine::open::Layers;
 use cloakroom_keytree::RootHolder;
 use cloakroom_store::embedded::EmbeddedLog;
 use cloakroom_store::faulty::{VolatileRecords, power_cut};
-use cloakroom_store::{Answer, Batch, Frame, FrameHash, Log, LogEnd, Records, StoreError};
+use cloakroom_store::{
+    Answer, Batch, Frame, FrameHash, Log, Records, StoreError, log_through, records_through,
+};
 use tokio::sync::Notify;
 
 use crate::holder::{Moods, Moody, Steps};
@@ -88,9 +90,7 @@ struct PoweredLog {
 }
 
 impl Log for PoweredLog {
-    fn find_end(&self, durable_number: u64) -> Answer<'_, Result<LogEnd, StoreError>> {
-        self.inner.find_end(durable_number)
-    }
+    log_through!(inner: find_end event frame_of leaves sealed);
 
     fn cut(&self) -> Answer<'_, Result<(), StoreError>> {
         self.power.impose(|| self.inner.cut())
@@ -102,22 +102,6 @@ impl Log for PoweredLog {
 
     fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
         self.power.impose(|| self.inner.sync())
-    }
-
-    fn event(&self, number: EventNumber) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
-        self.inner.event(number)
-    }
-
-    fn frame_of(&self, number: EventNumber) -> Answer<'_, Result<Option<(Frame, FrameHash)>, StoreError>> {
-        self.inner.frame_of(number)
-    }
-
-    fn leaves(&self, from: EventNumber, limit: usize) -> Answer<'_, Result<Vec<[u8; 32]>, StoreError>> {
-        self.inner.leaves(from, limit)
-    }
-
-    fn sealed(&self) -> Answer<'_, Result<Vec<std::ops::Range<u64>>, StoreError>> {
-        self.inner.sealed()
     }
 
     fn prune(
@@ -135,18 +119,7 @@ struct PoweredRecords {
 }
 
 impl Records for PoweredRecords {
-    fn get(&self, key: &[u8]) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
-        self.inner.get(key)
-    }
-
-    fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Answer<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
-        self.inner.scan(prefix, after, limit)
-    }
+    records_through!(inner: get scan);
 
     fn apply(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
         self.power.impose(|| self.inner.apply(batch))

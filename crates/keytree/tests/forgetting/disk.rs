@@ -1,6 +1,5 @@
 //! A disk and a root holder that remember every byte ever written, and lose power when told to.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use cloakroom_core::ids::{RootId, TreeId};
 use cloakroom_keytree::{FileHolder, HolderError, OwnerNumber, RootHolder};
-use cloakroom_store::{Answer, Batch, Records, StoreError};
+use cloakroom_store::memory::MemoryRecords;
+use cloakroom_store::{Answer, Batch, Records, StoreError, records_through};
 
 /// Goes out after so many steps (commits, roots made, roots destroyed), and stays out until restored.
 #[derive(Default)]
@@ -70,7 +70,7 @@ fn out() -> std::io::Error {
 /// Records in memory.
 #[derive(Default)]
 pub(crate) struct Disk {
-    records: Mutex<BTreeMap<Vec<u8>, Bytes>>,
+    records: MemoryRecords,
     ever: Mutex<Vec<(Vec<u8>, Bytes)>>,
     pub(crate) power: Arc<Power>,
 }
@@ -83,32 +83,10 @@ impl Disk {
 }
 
 impl Records for Disk {
-    fn get(&self, key: &[u8]) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
-        Answer::now(Ok(self.records.lock().unwrap().get(key).cloned()))
-    }
-
-    fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Answer<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
-        let records = self.records.lock().unwrap();
-        let found = records
-            .iter()
-            .filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_slice() > after))
-            .take(limit)
-            .map(|(key, value)| (Bytes::copy_from_slice(key), value.clone()))
-            .collect();
-        Answer::now(Ok(found))
-    }
+    records_through!(records: get scan sync);
 
     fn apply(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
         self.commit(batch)
-    }
-
-    fn sync(&self) -> Answer<'_, Result<(), StoreError>> {
-        Answer::now(Ok(()))
     }
 
     fn commit(&self, batch: Batch) -> Answer<'_, Result<(), StoreError>> {
@@ -118,13 +96,7 @@ impl Records for Disk {
             ever.extend(put);
         }
         let work = || {
-            let mut records = self.records.lock().unwrap();
-            for (key, value) in batch.changes {
-                match value {
-                    Some(value) => records.insert(key, value),
-                    None => records.remove(&key),
-                };
-            }
+            self.records.change(batch);
             Ok(())
         };
         Answer::now(self.power.impose(work, || StoreError::Io { what: "committing", source: out() }))
