@@ -16,6 +16,9 @@ pub(super) type Keys = Vec<(u8, Secret)>;
 pub(super) const HEADER: [u8; 2] = [1, 1];
 const SALT_END: usize = HEADER.len() + 32;
 const TAG: usize = 16;
+/// A page's slots are handed out in order and die with whom they belong to, so they come in few runs: fewer ends of
+/// runs than this, where bits drawn at random have some thirty.
+const RUN_ENDS_MAX: u32 = 16;
 /// A page's key, wrapped by a root.
 pub(super) const ANCHOR_BYTES: usize = SALT_END + 32 + TAG;
 /// The longest sealed page: a bitmap and 64 keys.
@@ -69,13 +72,7 @@ impl Ready {
         version: u64,
         addresses: &[Address],
     ) -> Option<(Address, Keys)> {
-        let (salt, first) = seen.first()?.get(HEADER.len()..)?.split_at_checked(SALT_END - HEADER.len())?;
-        let first: &[u8; 8] = first.first_chunk()?;
-        let key = self.expand(&[], &parts(&[b"cloakroom page key v1", salt]), 1);
-        let mut block = [0; 16];
-        block[15] = 2; // the nonce is twelve zeros, and counter 1 makes the tag
-        aes::Aes256Enc::new(&key.into()).encrypt_block((&mut block).into());
-        let bitmap = u64::from_le_bytes(std::array::from_fn(|i| first[i] ^ block[i]));
+        let (key, bitmap) = self.bitmap(seen.first()?)?;
         let text_end = SALT_END + 8 + 32 * bitmap.count_ones() as usize;
         let whole = seen.iter().filter(|bytes| bitmap != 0 && bytes.len() >= text_end + TAG);
         let mut tried = whole.flat_map(|bytes| addresses.iter().map(move |at| (bytes, at)));
@@ -87,6 +84,23 @@ impl Ready {
         let places = (0..64_u8).filter(|place| bitmap & (1 << place) != 0);
         let keys = opened[8..].chunks_exact(32).map(|key| key.try_into().expect("32 bytes"));
         Some((address, places.zip(keys).collect()))
+    }
+
+    /// Whether this may be the key of a page that begins so: hardly ever if it is not, and most often if it is.
+    pub(super) fn may_open(&self, begins: &[u8]) -> bool {
+        let run_ends = |(_, bitmap): (Secret, u64)| (bitmap ^ (bitmap >> 1)).count_ones();
+        self.bitmap(begins).map(run_ends).is_some_and(|ends| (1..RUN_ENDS_MAX).contains(&ends))
+    }
+
+    /// What a page that begins so is sealed with, and which of its places hold a key, if this is its key.
+    fn bitmap(&self, begins: &[u8]) -> Option<(Secret, u64)> {
+        let (salt, first) = begins.get(HEADER.len()..)?.split_at_checked(SALT_END - HEADER.len())?;
+        let first: &[u8; 8] = first.first_chunk()?;
+        let key = self.expand(&[], &parts(&[b"cloakroom page key v1", salt]), 1);
+        let mut block = [0; 16];
+        block[15] = 2; // the nonce is twelve zeros, and counter 1 makes the tag
+        aes::Aes256Enc::new(&key.into()).encrypt_block((&mut block).into());
+        Some((key, u64::from_le_bytes(std::array::from_fn(|i| first[i] ^ block[i]))))
     }
 
     /// The key of a directory's top page, if this is the root that wrapped it.

@@ -5,14 +5,19 @@ use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
 
-use super::cipher::{Ready, Secret};
+use super::cipher::{ANCHOR_BYTES, Address, Ready, Secret};
 use super::remembered::{Remembered, looks_random};
-use super::{Adversary, Origin, Recovered};
+use super::{Adversary, DIRECTORY, LEVELS, Origin, Page, Recovered, RootName};
 
 /// Bits of a hash that say whether it is worth looking up.
 const SIEVE_BITS: u32 = 27;
 /// Tries of a file's windows as keys, at most: among many values a sample of the windows has to do.
 const WINDOW_TRIES_MAX: usize = 20_000_000;
+
+/// A tree in a test has commits of fewer numbers, fewer subtrees, and fewer pages on a level.
+const VERSIONS_MAX: u64 = 1 << 24;
+const SUBTREES_MAX: u32 = 4;
+const PAGES_MAX: u64 = 4;
 
 /// A dictionary's names under every hash that one might think of.
 pub struct Dictionary {
@@ -81,30 +86,64 @@ impl Adversary {
         self.with_some(&windows, WINDOW_TRIES_MAX)
     }
 
-    /// The same with everything in a process's memory that may be a key, to the last.
-    pub fn with_memory(&mut self, memory: &Remembered) -> Vec<Recovered> {
-        self.with_some(memory.windows(), usize::MAX)
+    /// The same with everything in a process's memory that may be a key, to the last; where roots are known by name,
+    /// also as one of them, and as the key of a page of their trees.
+    pub fn with_memory(&mut self, memory: &Remembered, roots: &[RootName]) -> Vec<Recovered> {
+        let mut found = self.with_some(memory.windows(), usize::MAX);
+        if !roots.is_empty() {
+            found.extend(self.with_upper_keys(memory.windows(), roots));
+        }
+        found
+    }
+
+    fn with_upper_keys(&mut self, windows: &HashSet<Secret>, roots: &[RootName]) -> Vec<Recovered> {
+        let trees: HashSet<[u8; 16]> = roots.iter().map(|(tree, _)| *tree).collect();
+        let mut addresses = vec![];
+        for (tree, subtree) in
+            trees.iter().flat_map(|tree| (0..SUBTREES_MAX).chain([DIRECTORY]).map(move |at| (*tree, at)))
+        {
+            let levels = (0..LEVELS).flat_map(|level| (0..PAGES_MAX).map(move |index| (level, index)));
+            addresses.extend(levels.map(|(level, index)| Address { tree, subtree, level, index }));
+        }
+        let (all, _) = self.laid_out();
+        // Before a page stands its version, before what a root wraps how long that is.
+        let pages: Vec<&Page<'_>> = all.iter().filter(|(at, _)| (1..VERSIONS_MAX).contains(at)).collect();
+        let anchors: Vec<&Page<'_>> = all.iter().filter(|(at, _)| at & 0xff == ANCHOR_BYTES as u64).collect();
+        let windows: Vec<&Secret> = windows.iter().collect();
+        let keys = sifted(&windows, |window| {
+            let ready = Ready::new(window);
+            let page = pages.iter().find_map(|(version, seen)| {
+                let near = seen.first().is_some_and(|begins| ready.may_open(begins));
+                near.then(|| ready.page(seen, *version, &addresses)).flatten()
+            });
+            let root = || {
+                let wraps = |(tree, root): &&RootName| {
+                    let seen = anchors.iter().flat_map(|(_, seen)| seen);
+                    seen.into_iter().any(|bytes| ready.anchor(bytes, tree, root).is_some())
+                };
+                roots.iter().find(wraps).map(|(tree, root)| Origin::Root { tree: *tree, root: *root })
+            };
+            let origin = page.map(|(address, _)| Origin::Page(address)).or_else(root)?;
+            Some((*window, origin))
+        });
+        self.effort.tries += (windows.len() * (pages.len() + anchors.len() * roots.len())) as u64;
+        self.with_keys(keys)
     }
 
     fn with_some(&mut self, windows: &HashSet<Secret>, tries_max: usize) -> Vec<Recovered> {
         self.places.bind_rectified();
         let (_, values) = self.laid_out();
         let windows: Vec<&Secret> = windows.iter().take(tries_max / values.len().max(1)).collect();
-        let opens = |window: &Secret| {
+        let keys = sifted(&windows, |window| {
             let ready = Ready::new(window);
-            values.iter().any(|(sealed, infos)| infos.iter().any(|info| ready.value(sealed, info).is_some()))
-        };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let keys: Vec<Secret> = std::thread::scope(|scope| {
-            let share = windows.len().div_ceil(threads).max(1);
-            let shares = windows.chunks(share).map(|share| {
-                scope.spawn(|| share.iter().filter(|window| opens(window)).map(|window| **window).collect())
-            });
-            let shares: Vec<std::thread::ScopedJoinHandle<'_, Vec<Secret>>> = shares.collect();
-            shares.into_iter().flat_map(|share| share.join().expect("no panic")).collect()
+            let mut tried =
+                values.iter().flat_map(|(sealed, infos)| infos.iter().map(move |info| (sealed, info)));
+            tried
+                .any(|(sealed, info)| ready.value(sealed, info).is_some())
+                .then_some((*window, Origin::Anywhere))
         });
         self.effort.tries += (windows.len() * values.len()) as u64;
-        self.with_keys(keys.into_iter().map(|key| (key, Origin::Anywhere)).collect())
+        self.with_keys(keys)
     }
 
     /// Tries every key that was found so far at every single offset of `bytes`, whatever stands there, as the key of
@@ -162,6 +201,19 @@ impl Adversary {
             |origin: &Origin| matches!(origin, Origin::Slot { tree, subtree: 0 } if vaults.contains(tree));
         self.keys.iter().filter(|(_, origin)| system(origin)).map(|(secret, _)| *secret).collect()
     }
+}
+
+/// What `sift` makes of each window, on all processors.
+fn sifted<T: Send>(windows: &[&Secret], sift: impl Fn(&Secret) -> Option<T> + Sync) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let share = windows.len().div_ceil(threads).max(1);
+        let sift = &sift;
+        let shares: Vec<std::thread::ScopedJoinHandle<'_, Vec<T>>> = (windows.chunks(share))
+            .map(|share| scope.spawn(move || share.iter().filter_map(|window| sift(window)).collect()))
+            .collect();
+        shares.into_iter().flat_map(|share| share.join().expect("no panic")).collect()
+    })
 }
 
 #[cfg(test)]

@@ -38,6 +38,9 @@ pub struct StolenRoot {
     pub secret: [u8; 32],
 }
 
+/// A tree and a root of it, by their names alone.
+pub type RootName = ([u8; 16], [u8; 16]);
+
 /// A value that was read, and with which root.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Recovered {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::fingerprints::Dictionary;
 use super::remembered::{Asked, Remembered};
 use super::spelled::{Planted, Scan};
-use super::{Adversary, Recovered, StolenRoot};
+use super::{Adversary, Recovered, RootName, StolenRoot};
 use crate::recorder::images::Images;
 use crate::recorder::journal::{Op, Reader, What};
 
@@ -42,10 +42,14 @@ pub struct Loot {
     pub planted: Option<PathBuf>,
     /// A path in the journals that is none of the loot: what the harness itself writes.
     pub except: Option<PathBuf>,
+    /// Paths in the journals that are all of the loot, but for the roots; none: everything is.
+    pub only: Vec<PathBuf>,
     /// Names that it guesses: a dictionary, one a line.
     pub dictionary: Option<PathBuf>,
     /// What lay in the vault's memory, written down by `recorder::memory`.
     pub memory: Option<PathBuf>,
+    /// Roots by their names, TREE/root-ROOT as in a holder's folder: one of them may lie in memory.
+    pub named: Vec<PathBuf>,
     /// What its table of look-ups is asked for, beside the planted values and the dictionary: the field, and
     /// values that are known to live, one a line, by which the table's key is known.
     pub asked: Option<(Asked, PathBuf)>,
@@ -159,7 +163,8 @@ pub fn run(loot: &Loot) -> io::Result<Report> {
     if let Some(memory) = &loot.memory {
         let mut remembered = Remembered::default();
         remembered.take(&std::fs::read(memory)?);
-        recovered.extend(adversary.with_memory(&remembered));
+        let named: Vec<RootName> = loot.named.iter().filter_map(|path| root_name(path)).collect();
+        recovered.extend(adversary.with_memory(&remembered, &named));
         report.memory_bytes = remembered.bytes();
         if let Some((asked, known)) = &loot.asked {
             let keys = remembered.table_keys(asked, &lines(known)?);
@@ -240,17 +245,17 @@ impl Taken {
                 }
                 continue;
             }
-            let below = |folder: &Option<PathBuf>| {
-                folder.as_ref().is_some_and(|folder| paths.iter().any(|path| path.starts_with(folder)))
-            };
+            let below = |folder: &PathBuf| paths.iter().any(|path| path.starts_with(folder));
+            let left_out = loot.except.as_ref().is_some_and(below)
+                || !(loot.only.is_empty() || loot.only.iter().any(below));
             if let What::Write { .. } | What::Found { .. } = op.what
-                && !below(&loot.except)
+                && !left_out
             {
                 let before = change.bytes.start.saturating_sub(AROUND_BYTES);
                 let after = contents.len().min(change.bytes.end + AROUND_BYTES);
                 // Something may begin before the new bytes and end in them.
                 adversary.take(&contents[before..after], change.bytes.len());
-                if below(&loot.windows) {
+                if loot.windows.as_ref().is_some_and(below) {
                     self.windows.extend_from_slice(&contents[change.bytes.clone()]);
                 }
                 self.written.push(contents[change.bytes].to_vec());

@@ -9,7 +9,8 @@ use cloakroom_testkit::adversary::program::{Loot, Roots, run};
 use cloakroom_testkit::adversary::remembered::Asked;
 
 const USAGE: &str = "usage: cloakroom-adversary [--roots held|every|destroyed|none] [--dictionary FILE] [--planted FILE] \
-[--windows PATH] [--every-offset BYTES] [--except PATH] [--memory FILE] \
+[--windows PATH] [--every-offset BYTES] [--except PATH] [--only PATH]... [--memory FILE] \
+[--root-named TREE/root-ROOT]... \
 [--asked CONTROLLER/ACTIVITY/FIELD KNOWN-FILE] [--file FILE]... JOURNAL-FOLDER...";
 
 fn main() -> ExitCode {
@@ -46,7 +47,9 @@ fn loot(mut arguments: impl Iterator<Item = String>) -> Option<Loot> {
             "--every-offset" => loot.every_offset = arguments.next()?.parse().ok()?,
             "--planted" => loot.planted = Some(arguments.next()?.into()),
             "--except" => loot.except = Some(arguments.next()?.into()),
+            "--only" => loot.only.push(arguments.next()?.into()),
             "--dictionary" => loot.dictionary = Some(arguments.next()?.into()),
+            "--root-named" => loot.named.push(arguments.next()?.into()),
             "--memory" => loot.memory = Some(arguments.next()?.into()),
             "--asked" => {
                 let of = arguments.next()?;

@@ -25,6 +25,8 @@ pub(crate) enum Line {
     Sent(Vec<String>),
     /// They were acknowledged, each with its token.
     Stored(Vec<(String, String)>),
+    /// A key backup was made and lies in a file.
+    KeysKept,
     /// Texts are about to be forgotten.
     Erasing(Vec<String>),
     /// That is done, copies included.
@@ -64,6 +66,8 @@ pub(crate) struct Fate {
     pub(crate) life: usize,
     pub(crate) sent_at: u64,
     pub(crate) stored: bool,
+    /// When it was known to be stored.
+    stored_at: u64,
     /// The token that stood for it.
     pub(crate) token: String,
     /// The operation at which it was known to be gone.
@@ -84,6 +88,8 @@ pub(crate) struct Account {
     pub(crate) starts: Vec<u64>,
     /// Files that a start wrote to before it had synced what it found there.
     pub(crate) believed: usize,
+    /// The operations at which key backups lay in their files.
+    pub(crate) kept: Vec<u64>,
     life: usize,
 }
 
@@ -93,6 +99,14 @@ impl Account {
         let token = self.texts.get(text).filter(|fate| fate.stored).map(|fate| &fate.token);
         let last = token.and_then(|token| self.at_last.get(token));
         last.is_some_and(|last| last.as_deref() != Some(text))
+    }
+
+    /// Whether a key backup knows what became of this fate: it was stored before it, and lives or died after it.
+    pub(crate) fn is_backed_up(&self, fate: &Fate) -> bool {
+        self.kept.iter().any(|kept| {
+            let outlives = fate.erased_at.map_or(fate.alive_at_last, |erased_at| *kept < erased_at);
+            fate.stored && fate.stored_at < *kept && outlives
+        })
     }
 
     /// The operation with which the last life began.
@@ -149,9 +163,10 @@ impl Account {
             Line::Stored(texts) => {
                 for (text, token) in texts {
                     let fate = self.texts.get_mut(&text).unwrap();
-                    (fate.stored, fate.token) = (true, token);
+                    (fate.stored, fate.stored_at, fate.token) = (true, at, token);
                 }
             }
+            Line::KeysKept => self.kept.push(at),
             Line::Erasing(_) => {}
             Line::Erased(texts) => {
                 for text in texts {

@@ -1,7 +1,7 @@
 //! What the recorded process does: lives of a vault with one downstream's copies, in the folder of the bench.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +20,7 @@ use cloakroom_engine::{
 };
 use cloakroom_keytree::{FileHolder, RootHolder};
 use cloakroom_testkit::seed::Sequence;
+use cloakroom_testkit::wait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -47,6 +48,10 @@ pub(crate) enum Act {
     Arrive { first: u64, people: u64 },
     /// A key backup is made; then two people arrive, of whom one is forgotten.
     BackUpKeys { first: u64 },
+    /// Two people arrive, a key backup is made and kept as a file, and one of them is forgotten.
+    KeepKeys { first: u64 },
+    /// Every key backup ends: as its window does, or because an operator says so.
+    EndKeyBackups { on_time: bool },
     /// One of two people who arrive is forgotten; with a `stubborn` root holder the old root stays.
     Forget { first: u64, stubborn: bool },
     /// People of earlier lives are forgotten while what they are found by is read again, and others after; writes
@@ -75,9 +80,13 @@ impl Act {
 }
 
 /// The folders of a bench that the vault and the copies write to.
-pub(crate) const WATCHED: [&str; 6] = ["data", "keys", "roots", "copies", KAFKA, account::FOLDER];
+pub(crate) const WATCHED: [&str; 7] =
+    ["data", "keys", "roots", "copies", KAFKA, KEY_BACKUPS, account::FOLDER];
 /// Those of them that a copy of the machine holds.
 pub(crate) const STORES: [&str; 4] = ["data", "keys", "roots", "copies"];
+/// Where key backups are kept.
+pub(crate) const KEY_BACKUPS: &str = "key-backups";
+const WINDOW_MS: u64 = 60 * 60 * 1_000;
 /// What the broker had, written down by somebody who listened.
 const KAFKA: &str = "kafka";
 
@@ -86,6 +95,7 @@ pub(crate) struct House {
     pub(crate) engine: Engine,
     copies: Copies,
     pub(crate) pen: Pen,
+    clock: Arc<ManualClock>,
 }
 
 /// A person who was checked in.
@@ -109,11 +119,12 @@ pub(crate) async fn act(bench: &Path, act: Act) {
     pen.write(&Line::Life);
     let stubborn = matches!(act, Act::Forget { stubborn: true, .. });
     let announces = matches!(act, Act::Load { .. });
+    let (options, clock) = options(bench, stubborn, announces);
     let (engine, pace) = match act {
-        Act::Remember => remembering::open(bench).await,
-        _ => (open(bench, stubborn, announces).await, Arc::new(Semaphore::const_new(0))),
+        Act::Remember => remembering::open(options, Arc::clone(&clock)).await,
+        _ => (open(options, Arc::clone(&clock)).await, Arc::new(Semaphore::const_new(0))),
     };
-    let house = House { engine, copies: copies(bench).await, pen };
+    let house = House { engine, copies: copies(bench).await, pen, clock };
     match act {
         Act::Begin => {
             let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -141,6 +152,12 @@ pub(crate) async fn act(bench: &Path, act: Act) {
             let one = house.arrive(vec![first, first + 1]).await.swap_remove(0);
             house.forget(vec![one]).await;
         }
+        Act::KeepKeys { first } => {
+            let one = house.arrive(vec![first, first + 1]).await.swap_remove(0);
+            house.keep_keys(bench).await;
+            house.forget(vec![one]).await;
+        }
+        Act::EndKeyBackups { on_time } => house.end_key_backups(on_time).await,
         Act::Forget { first, stubborn } => {
             let one = house.arrive(vec![first, first + 1]).await.swap_remove(0);
             // With a root that stays the answer does not come.
@@ -157,21 +174,20 @@ pub(crate) async fn act(bench: &Path, act: Act) {
     house.copies.close().await;
 }
 
-pub(crate) fn options(bench: &Path, stubborn: bool, announces: bool) -> (Options, Arc<ManualClock>) {
+fn options(bench: &Path, stubborn: bool, announces: bool) -> (Options, Arc<ManualClock>) {
     let files = FileHolder::open(&bench.join("roots")).unwrap();
     let holder: Arc<dyn RootHolder> =
         if stubborn { Arc::new(Stubborn::from(files)) } else { Arc::new(files) };
     let mut options = Options::in_folder(bench, holder);
     options.allow_unlocked = true;
     options.reserve_bytes = 0;
-    options.key_backup_window_ms = 60 * 60 * 1_000; // these clocks stand still: no escrow ends
+    options.key_backup_window_ms = WINDOW_MS; // these clocks stand still: no escrow ends by itself
     options.admins = vec![ADMIN.to_owned()];
     options.bus = if announces { BusOptions::Embedded } else { BusOptions::Off };
     (options, Arc::new(ManualClock::at(1_790_000_000_000)))
 }
 
-async fn open(bench: &Path, stubborn: bool, announces: bool) -> Engine {
-    let (options, clock) = options(bench, stubborn, announces);
+async fn open(options: Options, clock: Arc<ManualClock>) -> Engine {
     match Engine::open(options, clock).await.unwrap() {
         Opened::Ready(engine) => engine,
         Opened::Gated(reason) => panic!("the gate is closed: {reason}"),
@@ -279,6 +295,29 @@ impl House {
         let of = Scope { controller: SEE, purpose: DELIVERY };
         let seen = self.copies.sequence(&token).await.unwrap();
         self.copies.put(&token, of, &Plaintext::from_slice(text.as_bytes()), seen).await
+    }
+
+    /// Makes a key backup, and writes it where an operator would.
+    async fn keep_keys(&self, bench: &Path) {
+        let (made, mut backup) = self.engine.back_up_keys(ADMIN).await.unwrap();
+        let folder = bench.join(KEY_BACKUPS);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut bytes = vec![];
+        backup.rewind().unwrap();
+        backup.read_to_end(&mut bytes).unwrap();
+        std::fs::write(folder.join(made.id), bytes).unwrap();
+        self.pen.write(&Line::KeysKept);
+    }
+
+    async fn end_key_backups(&self, on_time: bool) {
+        assert_ne!(self.engine.figures().key_backups, 0, "a start has ended them");
+        if on_time {
+            self.clock.advance_ms(i64::try_from(WINDOW_MS).unwrap());
+        } else {
+            self.engine.end_key_backup(ADMIN, "").await.unwrap();
+        }
+        let ended = async || (self.engine.figures().key_backups == 0).then_some(());
+        wait::until(Duration::from_secs(30), "the end of the key backups", ended).await;
     }
 
     async fn rename(&self, one: &mut Known) {

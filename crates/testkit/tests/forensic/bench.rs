@@ -10,7 +10,7 @@ use cloakroom_testkit::daemons::program;
 use cloakroom_testkit::recorder::{Act as Call, Phase, Recorder, Verdict};
 
 use crate::account::{self, Account};
-use crate::acts::{Act, STORES, WATCHED};
+use crate::acts::{Act, KEY_BACKUPS, STORES, WATCHED};
 use crate::findings::Findings;
 use crate::people::email;
 use crate::remembering::{self, Memories};
@@ -152,8 +152,14 @@ impl Bench {
         if let Some(dictionary) = dictionary {
             besides.extend([Path::new("--dictionary"), dictionary]);
         }
+        let kept = |roots| {
+            let alone = ["--only", "data/log", "--only", KEY_BACKUPS].map(Path::new);
+            if account.kept.is_empty() { Report::default() } else { self.ask(roots, &alone) }
+        };
         Findings {
             escrowed: self.escrowed,
+            kept_now: kept("held"),
+            kept_every: kept("every"),
             now: self.ask("held", &besides),
             every: self.ask("every", &[]),
             destroyed: self.ask("destroyed", &[]),

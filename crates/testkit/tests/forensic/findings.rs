@@ -6,7 +6,7 @@ use cloakroom_testkit::adversary::program::{Report, UsedRoot};
 
 use crate::account::{Account, Fate};
 
-/// What the adversary said, three times.
+/// What the adversary said, of everything and of key backups alone.
 pub(crate) struct Findings {
     /// With the roots that are held in the end.
     pub(crate) now: Report,
@@ -14,6 +14,10 @@ pub(crate) struct Findings {
     pub(crate) every: Report,
     /// With the destroyed ones alone, the oldest first.
     pub(crate) destroyed: Report,
+    /// Of the log and the files of key backups alone, with the roots that are held in the end.
+    pub(crate) kept_now: Report,
+    /// The same with every root there ever was.
+    pub(crate) kept_every: Report,
     pub(crate) account: Account,
     /// Lives that a restored folder made undone.
     pub(crate) abandoned: HashSet<usize>,
@@ -44,6 +48,12 @@ pub(crate) struct Cells {
     /// With a root from before a start that came before they were sent: none. Within one life an erasure gives
     /// fresh keys to the paths of what dies alone, and a leaf that others share goes on under its key.
     pub(crate) born_later: Count,
+    /// What was erased since a key backup that knew it, whose escrow has ended: none.
+    pub(crate) backed_up: Count,
+    /// What a key backup knew, by its file, with the roots of the end: none.
+    pub(crate) kept: Count,
+    /// The same with every destroyed root given back: all.
+    pub(crate) kept_control: Count,
     /// All.
     pub(crate) unerased: Count,
     /// With every destroyed root given back, what was erased: all.
@@ -84,8 +94,12 @@ impl Findings {
         let dead = |text: &str, fate: &Fate| {
             !abandoned(fate) && (self.account.is_dead(text) || self.fenced.contains(text))
         };
+        let backed_up = |fate: &Fate| self.account.is_backed_up(fate) && !abandoned(fate);
         let born_later = self.born_later();
         Cells {
+            backed_up: count(&|_, fate| gone(fate) && backed_up(fate), &read),
+            kept: count(&|_, fate| backed_up(fate), &texts(&self.kept_now)),
+            kept_control: count(&|_, fate| backed_up(fate), &texts(&self.kept_every)),
             erased: count(&|text, fate| gone(fate) || dead(text, fate), &read),
             erased_later_roots: count(&|_, fate| gone(fate), &later),
             never_acknowledged: count(&never, &read),
@@ -159,6 +173,7 @@ impl Cells {
             (self.abandoned.there, "nothing was abandoned"),
             (self.born_later.there, "destroyed roots open nothing"),
             (self.unerased.there, "everything was erased"),
+            (self.backed_up.there, "nothing was erased since a key backup"),
         ]
         .into_iter()
         .filter_map(|(there, what)| (there == 0).then_some(what))
@@ -175,6 +190,9 @@ impl Cells {
             (none(self.never_acknowledged), "adversary: what was never acknowledged was read"),
             (none(self.abandoned), "adversary: something of an abandoned branch was read"),
             (none(self.born_later), "adversary: a root from before a start opened what was born after it"),
+            (none(self.backed_up), "adversary: something erased since a key backup was read after its end"),
+            (none(self.kept), "adversary: a key backup opened something after its end"),
+            (all(self.kept_control), "control: a key backup does not open what it knew by its root"),
             (all(self.unerased), "kill: an unerased value could not be read"),
             (all(self.control), "control: a destroyed root does not open what it should"),
             (self.guessed == 0, "dictionary: a name was guessed from a hash"),

@@ -60,13 +60,25 @@ fn plant(name: Option<&str>) {
 #[test]
 fn nothing_of_the_erased_is_read_and_everything_else_is() {
     for (story, hollow) in [
-        (stories::lives_and_deaths as mutants::Story, ["nothing was abandoned"].as_slice()),
+        (
+            stories::lives_and_deaths as mutants::Story,
+            ["nothing was abandoned", "nothing was erased since a key backup"].as_slice(),
+        ),
+        (
+            stories::key_backups_end,
+            &[
+                "everything was acknowledged",
+                "nothing that was never acknowledged reached the disk",
+                "nothing was abandoned",
+            ],
+        ),
         (
             stories::keys_are_backed_up,
             &[
                 "everything was acknowledged",
                 "nothing that was never acknowledged reached the disk",
                 "nothing was abandoned",
+                "nothing was erased since a key backup",
             ],
         ),
         (
@@ -75,6 +87,7 @@ fn nothing_of_the_erased_is_read_and_everything_else_is() {
                 "nothing was erased",
                 "everything was acknowledged",
                 "nothing that was never acknowledged reached the disk",
+                "nothing was erased since a key backup",
             ],
         ),
     ] {

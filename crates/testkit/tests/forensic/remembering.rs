@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cloakroom_core::clock::ManualClock;
 use cloakroom_engine::open::Layers;
-use cloakroom_engine::{Engine, LookupItem, LookupRequest, Opened, Plaintext};
+use cloakroom_engine::{Engine, LookupItem, LookupRequest, Opened, Options, Plaintext};
 use cloakroom_store::embedded::EmbeddedLog;
 use cloakroom_store::faulty::{PacedLog, Reading};
 use cloakroom_store::{Answer, Log};
@@ -15,7 +16,7 @@ use cloakroom_testkit::recorder::memory::dump_writable;
 use tokio::sync::Semaphore;
 
 use crate::account::{self, Account, Line};
-use crate::acts::{House, Known, ORDERS, PURCHASE, SEE, options};
+use crate::acts::{House, Known, ORDERS, PURCHASE, SEE};
 use crate::findings::Count;
 use crate::people::{email, full_name};
 
@@ -59,9 +60,8 @@ async fn read_on(pace: &Semaphore, done: impl Fn() -> bool) {
 }
 
 /// A vault whose table of look-ups is only begun, and what lets it go on.
-pub(crate) async fn open(bench: &Path) -> (Engine, Arc<Semaphore>) {
+pub(crate) async fn open(options: Options, clock: Arc<ManualClock>) -> (Engine, Arc<Semaphore>) {
     let pace = Arc::new(Semaphore::new(0));
-    let (options, clock) = options(bench, false, false);
     let mut slow = Slow(Arc::clone(&pace));
     let opened = tokio::select! {
         opened = Engine::open_over(options, clock, &mut slow) => opened.unwrap(),

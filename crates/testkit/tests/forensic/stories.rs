@@ -57,6 +57,19 @@ pub(crate) fn keys_are_backed_up(bench: &mut Bench) -> Result<(), Unexpected> {
     Ok(())
 }
 
+/// Key backups are made and people whom they know forgotten; then one is ended by an operator, the other on time.
+pub(crate) fn key_backups_end(bench: &mut Bench) -> Result<(), Unexpected> {
+    let starts = "kill: a start did not come to its end";
+    must(bench.life(&Act::Begin).success(), starts)?;
+    must(bench.life(&Act::Arrive { first: 0, people: 3 }).success(), starts)?;
+    for (first, on_time) in [(10, false), (20, true)] {
+        must(bench.life(&Act::KeepKeys { first }).success(), starts)?;
+        must(bench.life(&Act::Forget { first: first + 5, stubborn: false }).success(), starts)?;
+        must(bench.life(&Act::EndKeyBackups { on_time }).success(), starts)?;
+    }
+    must(bench.life(&Act::Last).success(), starts)
+}
+
 /// The root holder does not destroy: the answer must not come.
 pub(crate) fn a_root_stays(bench: &mut Bench) -> Result<(), Unexpected> {
     must(bench.life(&Act::Begin).success(), "kill: the first start failed")?;

@@ -20,6 +20,8 @@ use crate::stories;
 const PEOPLE: u64 = 1_000;
 /// Lives that people come and go in.
 const LIVES: u64 = 10;
+/// The life after which a key backup is made; the lives that follow, crashes and all, have its root in escrow.
+const KEPT_AFTER: u64 = 4;
 
 /// A life of a thousand: some end cleanly, some are killed wherever they are, some are abandoned.
 fn a_thousand_people(random: &mut Sequence) -> Bench {
@@ -43,7 +45,11 @@ fn a_thousand_people(random: &mut Sequence) -> Bench {
                 bench.restore(saved.path(), lives);
             }
         }
+        if life == KEPT_AFTER {
+            assert!(bench.life(&Act::KeepKeys { first: PEOPLE }).success());
+        }
     }
+    assert!(bench.life(&Act::EndKeyBackups { on_time: false }).success());
     assert!(bench.life(&Act::Last).success());
     bench
 }
@@ -87,6 +93,9 @@ fn print(cells: &Cells) {
     row("control: the same, with the destroyed roots given back", cells.never_control, "above 0");
     row("read of an abandoned branch", cells.abandoned, "0");
     row("read with a root from before the start it was sent after", cells.born_later, "0");
+    row("read of those erased since a key backup that has ended", cells.backed_up, "0");
+    row("read by the key backup's file, with the roots of the end", cells.kept, "0");
+    row("control: the same, with the destroyed roots given back", cells.kept_control, "all");
     row("read of the unerased", cells.unerased, "all");
     row("control: erased, with the destroyed roots given back", cells.control, "all");
     for (what, found) in [
