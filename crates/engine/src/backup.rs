@@ -3,7 +3,7 @@
 //!
 //! - `target`: where backups go; a folder today
 //! - `manifest`: what a backup consists of; a backup exists once its manifest does
-//! - `signed`: whether its log is the one that the vault signed
+//! - `crate::offline`: reading a log back from its files
 //! - [`create`], [`verify`], [`restore`]
 //!
 //! A log only grows, so a consistent copy of one in use is a prefix: the frames that are whole, made durable
@@ -12,7 +12,6 @@
 //! an earlier backup has is neither read nor copied again.
 
 mod manifest;
-mod signed;
 mod target;
 
 use std::fs::File;
@@ -24,7 +23,7 @@ use cloakroom_core::event::Body;
 use cloakroom_core::ids::EventNumber;
 use cloakroom_crypto::hash;
 use cloakroom_store::embedded::reading::{
-    Before, EntryReader, FrameReader, access_files, log_file_name, log_files, make_durable,
+    Before, FrameReader, access_files, log_file_name, log_files, make_durable,
 };
 use cloakroom_store::{Frame, FrameHash};
 use data_encoding::HEXLOWER;
@@ -32,9 +31,9 @@ use data_encoding::HEXLOWER;
 pub use manifest::{AccessPart, LogPart, Manifest};
 pub use target::{BackupTarget, FolderTarget};
 
+use crate::offline::{LogReading, Verified, entries_of};
 use crate::{EngineError, codec};
 use manifest::{MANIFESTS, part_name};
-use signed::Signed;
 use target::Checked;
 
 /// What a backup came to.
@@ -55,21 +54,6 @@ pub struct Listed {
     pub backups: Vec<Manifest>,
     /// Names of manifests that do not read.
     pub damaged: Vec<String>,
-}
-
-/// What reading a backup back has found.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Verified {
-    /// Frames read.
-    pub frames: u64,
-    /// Events read.
-    pub events: u64,
-    /// Entries of the access log read.
-    pub entries: u64,
-    /// Bytes read.
-    pub bytes: u64,
-    /// None if all is well.
-    pub problems: Vec<String>,
 }
 
 /// Up to where a backup is restored.
@@ -198,44 +182,29 @@ pub fn find(target: &dyn BackupTarget, id: Option<&str>) -> Result<Manifest, Eng
 /// # Errors
 /// [`EngineError::Backup`] if the target cannot be read; what is wrong with what was read is in the answer.
 pub fn verify(target: &dyn BackupTarget, manifest: &Manifest) -> Result<Verified, EngineError> {
-    let mut verified = Verified::default();
-    let mut before = Before { first_event: 0, bytes: 0, hash: [0; 32] };
-    let mut signed = manifest.checkpoint.as_deref().map(Signed::new);
+    let mut reading = LogReading::new(manifest.checkpoint.as_deref(), &[]);
     for part in &manifest.log {
         let name = log_file_name(part.first_event);
-        let Some(bytes) = read_part(target, &part.sha256, &name, &mut verified)? else { continue };
-        let Some(mut reader) = FrameReader::open(&bytes[..], hash::frame)? else {
-            verified.problems.push(format!("{name}: no sound header"));
+        let Some(bytes) = read_part(target, &part.sha256, &name, &mut reading.found.problems)? else {
             continue;
         };
-        if reader.before() != before || reader.first_event().0 != part.first_event {
-            verified.problems.push(format!("{name}: does not follow the part before"));
+        let Some((end, newest)) = reading.file(part.first_event, &bytes[..])? else { continue };
+        if end != part.bytes || HEXLOWER.encode(&newest) != part.frame_hash {
+            reading.found.problems.push(format!("{name}: its frames end at byte {end}"));
         }
-        while let Some((frame, leaves)) = reader.next_frame_with_leaves(hash::leaf)? {
-            signed.iter_mut().for_each(|signed| signed.read(&frame, &leaves));
-            verified.frames = verified.frames.saturating_add(1);
-            verified.events = verified.events.saturating_add(frame.events.len() as u64);
-        }
-        if reader.bytes() != part.bytes || HEXLOWER.encode(&reader.newest_hash()) != part.frame_hash {
-            verified.problems.push(format!("{name}: its frames end at byte {}", reader.bytes()));
-        }
-        before = reader.as_before();
     }
-    if (verified.frames, verified.events, HEXLOWER.encode(&before.hash))
-        != (manifest.frames, manifest.events, manifest.frame_hash.clone())
+    let newest = HEXLOWER.encode(&reading.newest_hash());
+    let mut verified = reading.finish();
+    if (verified.frames, verified.events, &newest) != (manifest.frames, manifest.events, &manifest.frame_hash)
     {
         verified.problems.push("the log does not end where the manifest says".to_owned());
     }
-    verified.problems.extend(signed.and_then(Signed::verdict).map(str::to_owned));
     for part in &manifest.access {
         let name = format!("access file {}", part.first_entry);
-        let Some(bytes) = read_part(target, &part.sha256, &name, &mut verified)? else { continue };
-        let mut entries = 0;
-        if let Some(mut reader) = EntryReader::open(&bytes[..], part.first_entry)? {
-            while reader.next_entry()?.is_some() {}
-            entries = reader.entries();
-        }
+        let Some(bytes) = read_part(target, &part.sha256, &name, &mut verified.problems)? else { continue };
+        let (entries, end) = entries_of(&bytes[..], part.first_entry)?;
         verified.entries = verified.entries.saturating_add(entries);
+        verified.bytes = verified.bytes.saturating_add(end);
         if entries != part.entries {
             verified.problems.push(format!("{name}: {entries} of {} entries read", part.entries));
         }
@@ -248,22 +217,21 @@ fn read_part(
     target: &dyn BackupTarget,
     sha256: &str,
     name: &str,
-    verified: &mut Verified,
+    problems: &mut Vec<String>,
 ) -> Result<Option<Vec<u8>>, EngineError> {
     let mut bytes = vec![];
     match target.open(&part_name(sha256)).and_then(|mut part| part.read_to_end(&mut bytes)) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            verified.problems.push(format!("{name}: missing"));
+            problems.push(format!("{name}: missing"));
             return Ok(None);
         }
         Err(error) => return Err(failed("reading a part")(error)),
     }
-    verified.bytes = verified.bytes.saturating_add(bytes.len() as u64);
     if HEXLOWER.encode(&hash::sha256(&bytes)) == sha256 {
         return Ok(Some(bytes));
     }
-    verified.problems.push(format!("{name}: its checksum differs"));
+    problems.push(format!("{name}: its checksum differs"));
     Ok(None)
 }
 
@@ -471,19 +439,20 @@ fn access_parts(
             continue;
         }
         let file = File::open(&path).map_err(failed("reading the access log"))?;
-        let Some(mut reader) = EntryReader::open(BufReader::new(file), first_entry)? else { continue };
-        while reader.next_entry()?.is_some() {}
-        let (entries, bytes) = (reader.entries(), reader.bytes());
+        let (entries, bytes) = entries_of(BufReader::new(file), first_entry)?;
+        if bytes == 0 {
+            continue;
+        }
         parts.push(AccessPart { first_entry, entries, bytes, sha256: copy.part(&path, bytes)? });
     }
     Ok(parts)
 }
 
-fn nothing() -> EngineError {
+pub(crate) fn nothing() -> EngineError {
     EngineError::BackupRefused("there is no log in that folder: name the vault's data folder".to_owned())
 }
 
 /// Says which step of a backup failed.
-fn failed(what: &'static str) -> impl Fn(io::Error) -> EngineError {
+pub(crate) fn failed(what: &'static str) -> impl Fn(io::Error) -> EngineError {
     move |source| EngineError::Backup { what, source }
 }

@@ -9,7 +9,8 @@
 //! - the way in: `proposal` (what a verb asks for), `writer` (the one task that commits), [`durable`]
 //! - the way back: `house` (reading), `projection`, `state`, [`codec`]
 //! - [`open`]: a start; [`backup`]: copies of the data; [`key_backups`]: of the keys, for a time;
-//!   [`restore`]: what a restored vault lacks; [`ledger`]: what was erased since; `announce`, `collect`: the bus
+//!   [`offline`]: reading the log with no vault beside it; [`restore`]: what a restored vault lacks;
+//!   [`ledger`]: what was erased since; `announce`, `collect`: the bus
 //!
 //! Invariants:
 //! - An answer that says something was written holds a [`durable::Durable`], which only the writer makes.
@@ -37,6 +38,7 @@ mod lease;
 pub mod ledger;
 pub mod lookup;
 mod mutants;
+pub mod offline;
 pub mod open;
 mod projection;
 mod proof;

@@ -7,6 +7,7 @@ use std::path::Path;
 use cloakroom_core::clock::Clock;
 use cloakroom_core::refusal::Code;
 use cloakroom_engine::backup::{self, BackupTarget, FolderTarget, Manifest, Until};
+use cloakroom_engine::offline::Verified;
 use cloakroom_engine::{Engine, EngineError, Opened};
 
 use crate::house::{ADMIN, DPO, House, copy, erasure_of, person, read};
@@ -20,7 +21,7 @@ fn back_up(house: &House, target: &dyn BackupTarget) -> backup::Created {
     made.unwrap_or_else(|error| panic!("{}", error.chain()))
 }
 
-fn sound(target: &dyn BackupTarget, manifest: &Manifest) -> backup::Verified {
+fn sound(target: &dyn BackupTarget, manifest: &Manifest) -> Verified {
     let verified = backup::verify(target, manifest).unwrap();
     assert_eq!(verified.problems, Vec::<String>::new());
     assert_eq!((verified.events, verified.frames), (manifest.events, manifest.frames));

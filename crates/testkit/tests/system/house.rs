@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
 use cloakroom_client::{AdminClient, Client, Endpoint, Retry, channel_lazy};
@@ -12,7 +13,7 @@ use cloakroom_proto::mail::v1::GetStatisticsRequest;
 use cloakroom_proto::mail::v1::GetStatisticsResponse;
 use cloakroom_proto::mail::v1::mail_service_client::MailServiceClient;
 use cloakroom_runtime::certs::{Authority, Holder};
-use cloakroom_testkit::daemons::Daemon;
+use cloakroom_testkit::daemons::{Daemon, program};
 use cloakroom_testkit::{ports, unique, wait};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -167,6 +168,14 @@ impl House {
 
     pub(crate) fn admin(&self, name: &str) -> AdminClient {
         AdminClient::lazy(&self.endpoint(self.at.admin, name), None).unwrap().with_retry(PATIENT)
+    }
+
+    /// The command line, as one of [`PEOPLE`]; what it said, it said in words unless told `--output json`.
+    pub(crate) fn cloakroom(&self, name: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program("cloakroom"));
+        command.args(["--admin", &self.at.admin.to_string(), "--as", name, "--certs"]);
+        command.arg(self.folder().join("certs")).args(arguments).env_remove("CLOAKROOM_OUTPUT");
+        command.output().unwrap()
     }
 
     pub(crate) fn mail_client(&self) -> MailServiceClient<Channel> {
@@ -340,4 +349,9 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
             fs::copy(entry.path(), to).unwrap();
         }
     }
+}
+
+/// All that a program said.
+pub(crate) fn told(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned()).concat()
 }

@@ -21,6 +21,7 @@ mod key_backup;
 mod kills;
 mod late;
 mod load;
+mod log;
 mod rollback;
 mod secrecy;
 mod witness;

@@ -3,18 +3,16 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 
 use cloakroom_bus::{Bootstrap, BusConfig, read_topic, topics};
 use cloakroom_proto::admin::v1::GetStatusRequest;
 use cloakroom_proto::bus::v1::Checkpoint;
-use cloakroom_testkit::daemons::program;
 use cloakroom_testkit::kafka::Kafka;
 use cloakroom_testkit::seed::Sequence;
 use cloakroom_testkit::wait;
 use prost::Message;
 
-use crate::house::{House, SETTLE_MAX, START_MAX, copy_folder, gate, get, metric, ready, vault_config};
+use crate::house::{House, SETTLE_MAX, START_MAX, copy_folder, gate, get, metric, ready, told, vault_config};
 use crate::load::Hand;
 use crate::rollback::answers_nothing;
 
@@ -49,20 +47,8 @@ fn copy_machine(from: &Path, to: &Path) {
     }
 }
 
-/// The command line, as the administrator.
-fn cloakroom(house: &House, arguments: &[&str]) -> Output {
-    let mut command = Command::new(program("cloakroom"));
-    command.args(["--admin", &house.at.admin.to_string(), "--as", "admin", "--certs"]);
-    command.arg(house.folder().join("certs")).args(arguments).env_remove("CLOAKROOM_OUTPUT");
-    command.output().unwrap()
-}
-
-fn told(output: &Output) -> String {
-    [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned()).concat()
-}
-
 fn done(house: &House, arguments: &[&str]) -> String {
-    let output = cloakroom(house, arguments);
+    let output = house.cloakroom("admin", arguments);
     assert!(output.status.success(), "{arguments:?}: {}", told(&output));
     told(&output)
 }
@@ -92,7 +78,7 @@ async fn a_machine_rolled_back_as_a_whole_stays_shut_until_the_ledger_is_replaye
         answers_nothing(&house, &house.at, &hand, &reason).await;
 
         assert!(done(&house, &["restore"]).contains("accepting takes --replay-from"));
-        let refused = cloakroom(&house, &["restore", "--accept-older-log", "--yes"]);
+        let refused = house.cloakroom("admin", &["restore", "--accept-older-log", "--yes"]);
         assert!(!refused.status.success() && told(&refused).contains("replay"), "{}", told(&refused));
         let decided = ["restore", "--accept-older-log", "--replay-from", source];
         assert!(done(&house, &decided).contains("nothing was changed"));

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use cloakroom_client::AdminClient;
 use cloakroom_core::clock::{Clock, SystemClock};
-use cloakroom_engine::backup::{self, Created, FolderTarget, Manifest, Restored, Until, Verified};
+use cloakroom_engine::backup::{self, Created, FolderTarget, Manifest, Restored, Until};
+use cloakroom_engine::offline::Verified;
 use cloakroom_proto::admin::v1::GetLogCheckpointRequest;
 use serde_json::{Value, json};
 
