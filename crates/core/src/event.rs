@@ -40,6 +40,7 @@ pub enum Body {
     KeysBackedUp(KeysBackedUp),
     KeyBackupEnded(KeyBackupEnded),
     KeysRestored(KeysRestored),
+    AccessFileSealed(AccessFileSealed),
 }
 
 /// A start of the vault.
@@ -268,6 +269,17 @@ pub struct KeysRestored {
     pub at: CommitPosition,
     pub lacking: Vec<SlotRange>,
     pub principal: String,
+}
+
+/// A file of the access log is full: from here on it holds what it held then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccessFileSealed {
+    /// The number of its first entry, counted from 0.
+    pub first_entry: u64,
+    /// How many it holds.
+    pub entries: u64,
+    /// Of the whole file.
+    pub sha256: [u8; 32],
 }
 
 /// What a downstream says about one token.

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use cloakroom_core::event::{
-    Ack, AckStatus, AcksCollected, Body, DoomedValue, DownstreamRegistered, ErasureCompleted,
-    ErasureRequested, Event, FactRecorded, KeyBackupEnded, KeysBackedUp, KeysDestroyed, KeysRestored,
-    Outcome, RegisterApplied, RequestRemembered, Shape, Started, SubjectCreated, SystemKeyKind,
+    AccessFileSealed, Ack, AckStatus, AcksCollected, Body, DoomedValue, DownstreamRegistered,
+    ErasureCompleted, ErasureRequested, Event, FactRecorded, KeyBackupEnded, KeysBackedUp, KeysDestroyed,
+    KeysRestored, Outcome, RegisterApplied, RequestRemembered, Shape, Started, SubjectCreated, SystemKeyKind,
     SystemKeyMade, ValueRectified, ValueStored, ValuesReleased,
 };
 use cloakroom_core::ids::{
@@ -114,6 +114,11 @@ pub fn encode(event: &Event) -> Bytes {
             at: commit(it.at),
             lacking: it.lacking.iter().map(slot_range).collect(),
             principal: it.principal.clone(),
+        }),
+        Body::AccessFileSealed(it) => record::event::Body::AccessFileSealed(record::AccessFileSealed {
+            first_entry: it.first_entry,
+            entries: it.entries,
+            sha256: copy(&it.sha256),
         }),
         Body::AcksCollected(it) => record::event::Body::AcksCollected(record::AcksCollected {
             fence: it.fence.0,
@@ -253,6 +258,11 @@ fn decode_body(body: record::event::Body) -> Result<Body, &'static str> {
             at: read_commit(it.at)?,
             lacking: it.lacking.iter().map(read_slot_range).collect(),
             principal: it.principal,
+        }),
+        Read::AccessFileSealed(it) => Body::AccessFileSealed(AccessFileSealed {
+            first_entry: it.first_entry,
+            entries: it.entries,
+            sha256: it.sha256.as_ref().try_into().map_err(|_| "sha-256")?,
         }),
         Read::AcksCollected(it) => Body::AcksCollected(AcksCollected {
             fence: EventNumber(it.fence),

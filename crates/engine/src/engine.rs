@@ -12,7 +12,7 @@ use cloakroom_core::merkle::Tile;
 use cloakroom_core::refusal::{CallRefusal, Refusal};
 use cloakroom_crypto::{Plaintext, jws};
 use cloakroom_keytree::RootHolder;
-use cloakroom_store::embedded::{Folder, LogOptions};
+use cloakroom_store::embedded::{AccessLogOptions, Folder, LogOptions};
 use tokio::sync::watch;
 
 use crate::downstreams::{self, DownstreamInfo, Registered, Registration, Replay};
@@ -49,6 +49,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How often the access log is synced.
     pub access_sync_ms: u64,
+    /// A file of the access log that would grow beyond this gets a successor, and an event names it.
+    pub access_file_bytes: u64,
     /// For how long fences are gathered while there is other work.
     pub erase_batch_ms: u64,
     /// Proposals that may wait for the writer.
@@ -96,6 +98,7 @@ impl Options {
             reserve_bytes: 256 << 20,
             segment_bytes: LogOptions::default().segment_bytes,
             access_sync_ms: 100,
+            access_file_bytes: AccessLogOptions::default().file_bytes,
             erase_batch_ms: 50,
             queue_max: 1_024,
             commit_events_max: 4_096,

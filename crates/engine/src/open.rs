@@ -29,7 +29,7 @@ use crate::state::{DayKey, NEEDED_KEYS, Seed, State};
 use crate::tokens::Ids;
 use crate::witness::{self, Witness};
 use crate::writer::{Tail, Writer, WriterLimits};
-use crate::{BusOptions, Engine, EngineError, Options, announce, codec, collect, projection};
+use crate::{BusOptions, Engine, EngineError, Options, access, announce, codec, collect, projection};
 
 /// The format of the data and keys folders.
 pub(crate) const FORMAT: u32 = 1;
@@ -277,7 +277,8 @@ fn stores(options: &Options, layers: &mut dyn Layers) -> Result<Stores, EngineEr
     // Reads stop before they would use what erasures need.
     let access_options = AccessLogOptions::default();
     let access_reserve = access_options.reserve_bytes.min(options.reserve_bytes / 2);
-    let access_options = AccessLogOptions { reserve_bytes: access_reserve, ..access_options };
+    let access_options =
+        AccessLogOptions { file_bytes: options.access_file_bytes, reserve_bytes: access_reserve };
     let access = EmbeddedAccessLog::open(&access_folder, hash::sha256, access_options)?;
     let log = Arc::new(EmbeddedLog::open(&options.data.join("log"), hashes, log_options)?);
     let asked = Arc::clone(&log);
@@ -534,7 +535,8 @@ fn start_tasks(
         })
         .map_err(|source| StoreError::Io { what: "starting the writer", source })?;
     let mut tasks = vec![
-        tokio::spawn(sync_access(Arc::clone(&house.access), options.access_sync_ms, stopped.clone())),
+        tokio::spawn(access::sync(Arc::clone(&house.access), options.access_sync_ms, stopped.clone())),
+        tokio::spawn(access::name_files(Arc::clone(&house), options.access_sync_ms, stopped.clone())),
         tokio::spawn(collect::sweep(Arc::clone(&house), stopped.clone())),
         tokio::spawn(crate::proof::follow(Arc::clone(&house), stopped.clone())),
         tokio::spawn(crate::lookup::keep(Arc::clone(&house), stopped.clone())),
@@ -563,24 +565,6 @@ fn bus(options: &Options) -> Result<(Option<EmbeddedBroker>, Option<BusConfig>),
             Ok((Some(broker), Some(BusConfig::plaintext(Bootstrap::PortFile(port_file)))))
         }
     }
-}
-
-async fn sync_access(access: Arc<dyn AccessLog>, every_ms: u64, mut stop: watch::Receiver<bool>) {
-    let mut tick = tokio::time::interval(Duration::from_millis(every_ms.max(1)));
-    loop {
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => break,
-            _ = tick.tick() => {}
-        }
-        let access = Arc::clone(&access);
-        let synced = tokio::task::spawn_blocking(move || {
-            tokio::runtime::Handle::current().block_on(async { access.sync().await })
-        });
-        if let Ok(Err(error)) = synced.await {
-            tracing::error!(%error, "the access log could not be synced");
-        }
-    }
-    drop(access.sync().await);
 }
 
 async fn applied_registers(

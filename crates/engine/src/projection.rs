@@ -22,6 +22,7 @@
 //! | `g` key backup | its root's id; the root is in escrow |
 //! | `w` fence | a key backup reaches it: not final |
 //! | `z` fence | the event that made it final |
+//! | `q` first entry, hash | the event that names that file of the access log |
 //! | `l` hour | the newest event of that hour, by the clock that it was written by |
 //! | `n` | events announced (the announcer's own) |
 //! | `t` | events that the Merkle tree's kept nodes cover (the tree's own) |
@@ -58,6 +59,11 @@ pub(crate) fn about(kind: u8, number: EventNumber) -> Vec<u8> {
 /// The key of one erasure in the list of its controller.
 pub(crate) fn listed(controller: &str, fence: EventNumber) -> Vec<u8> {
     [&prefix(b'a', controller)[..], &fence.0.to_be_bytes()].concat()
+}
+
+/// The key of a sealed file of the access log.
+pub(crate) fn access_file(first_entry: u64, hash: &[u8; 32]) -> Vec<u8> {
+    [&key(b'q', &first_entry.to_be_bytes())[..], hash].concat()
 }
 
 /// The key of what an idempotency key led to, by the day key that hides it.
@@ -163,6 +169,9 @@ fn apply(batch: &mut Batch, at: EventNumber, body: &Body) {
                 batch.remove(about(b'w', *fence));
                 batch.put(about(b'z', *fence), number(at.0));
             }
+        }
+        Body::AccessFileSealed(it) => {
+            batch.put(access_file(it.first_entry, &it.sha256), number(at.0));
         }
         Body::ErasureCompleted(it) => batch.remove(about(b'o', it.fence)),
         Body::FactRecorded(_)

@@ -12,6 +12,7 @@ use cloakroom_crypto::{arena, hash};
 
 use data_encoding::{BASE64, HEXLOWER};
 
+use crate::access::NamedFiles;
 use crate::house::House;
 use crate::keys::KeysView;
 use crate::prune::pruned_slot;
@@ -183,7 +184,8 @@ impl House {
         Err(CallRefusal::Forbidden("this takes a role with a controller".to_owned()))
     }
 
-    /// Reads every frame: numbers, hashes, leaves, events, chains, and the projections against a replay.
+    /// Reads every frame: numbers, hashes, leaves, events, chains, and the projections against a replay; and every
+    /// file of the access log that an event names.
     pub(crate) async fn verify_log(&self, principal: &str) -> Result<LogVerdict, CallRefusal> {
         self.may_operate(principal)?;
         self.replay_all().await.map_err(|error| error.for_call())
@@ -193,6 +195,7 @@ impl House {
         let end = *self.state.events.borrow();
         let mut verdict = LogVerdict::default();
         let (mut leaves, mut tree) = (hash::Sum::default(), Growing::default());
+        let mut access_files = NamedFiles::default();
         let mut expected: BTreeMap<Vec<u8>, Option<bytes::Bytes>> = BTreeMap::new();
         let (mut at, mut previous, mut newest_start) = (1_u64, [0; 32], None::<StartId>);
         while at <= end {
@@ -222,6 +225,7 @@ impl House {
                                 verdict.problem(format!("event {} was pruned and its key lives", number.0));
                             }
                         }
+                        access_files.read(number, &event.body);
                         events.push(event);
                     }
                     Err(error) => verdict.problem(error.to_string()),
@@ -246,6 +250,7 @@ impl House {
         if self.root_at(tree.size()).await? != Some(root) {
             verdict.problem("the Merkle tree that is served is not that of the events".to_owned());
         }
+        self.compare_access(&access_files).await?.into_iter().for_each(|problem| verdict.problem(problem));
         // A log that grew meanwhile has newer projections: only a log at rest can be compared.
         if *self.state.events.borrow() == end {
             self.compare(expected, end, &mut verdict).await?;

@@ -27,7 +27,7 @@ pub mod records;
 #[cfg(feature = "contract")]
 pub mod through;
 
-pub use access::AccessLog;
+pub use access::{AccessLog, SealedFile};
 pub use answer::Answer;
 pub use log::{Frame, FrameHash, Hashes, Log, LogEnd};
 pub use records::{Batch, Records};

@@ -172,9 +172,9 @@ async fn full_access_files_are_hashed_by_syncs_and_after_a_restart() {
         log.append(&[number; 30]).await.unwrap();
     }
     let files = files(folder.path(), "access");
-    assert!(log.file_hashes().is_empty());
+    assert!(log.sealed(0).await.unwrap().is_empty());
     log.sync().await.unwrap();
-    assert_eq!(log.file_hashes().len(), 1);
+    assert_eq!(log.sealed(0).await.unwrap().len(), 1);
     drop(log);
     let log = access(folder.path());
     for _ in 0..files.len() {
@@ -182,10 +182,20 @@ async fn full_access_files_are_hashed_by_syncs_and_after_a_restart() {
     }
     let expected: Vec<_> =
         files[..files.len() - 1].iter().map(|path| (HASHES.leaf)(&fs::read(path).unwrap())).collect();
-    let hashes = log.file_hashes();
-    assert_eq!(hashes.iter().map(|(_, hash)| *hash).collect::<Vec<_>>(), expected);
-    assert_eq!(hashes[1].0, 2, "two entries a file");
-    assert_eq!(access(folder.path()).file_hashes(), hashes);
+    let told = log.sealed(0).await.unwrap();
+    assert_eq!(log.sealed(1).await.unwrap(), told[1..]);
+    let mut sealed = told;
+    sealed.sort_by_key(|file| file.first_entry);
+    assert_eq!(sealed.iter().map(|file| file.hash).collect::<Vec<_>>(), expected);
+    assert!(sealed.iter().zip(0..).all(|(file, place)| (file.first_entry, file.entries) == (2 * place, 2)));
+    assert_eq!(access(folder.path()).sealed(0).await.unwrap(), sealed);
+
+    assert_eq!(log.hash_now(2).await.unwrap(), Some(expected[1]));
+    assert_eq!(log.hash_now(3).await.unwrap(), None, "the number of no file's first entry");
+    fs::write(&files[1], b"other").unwrap();
+    assert_eq!(log.hash_now(2).await.unwrap(), Some((HASHES.leaf)(b"other")));
+    fs::remove_file(&files[1]).unwrap();
+    assert_eq!(log.hash_now(2).await.unwrap(), None);
 }
 
 #[tokio::test]

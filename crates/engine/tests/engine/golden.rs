@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use cloakroom_core::event::{
-    Ack, AckStatus, AcksCollected, Body, DoomedValue, DownstreamRegistered, ErasureCompleted,
-    ErasureRequested, Event, FactRecorded, KeyBackupEnded, KeysBackedUp, KeysDestroyed, KeysRestored,
-    Outcome, RegisterApplied, RequestRemembered, Shape, Started, SubjectCreated, SystemKeyKind,
+    AccessFileSealed, Ack, AckStatus, AcksCollected, Body, DoomedValue, DownstreamRegistered,
+    ErasureCompleted, ErasureRequested, Event, FactRecorded, KeyBackupEnded, KeysBackedUp, KeysDestroyed,
+    KeysRestored, Outcome, RegisterApplied, RequestRemembered, Shape, Started, SubjectCreated, SystemKeyKind,
     SystemKeyMade, ValueRectified, ValueStored, ValuesReleased,
 };
 use cloakroom_core::ids::{
@@ -48,6 +48,7 @@ fn kind(body: &Body) -> &'static str {
         Body::KeysBackedUp(_) => "keys backed up",
         Body::KeyBackupEnded(_) => "key backup ended",
         Body::KeysRestored(_) => "keys restored",
+        Body::AccessFileSealed(_) => "access file sealed",
         Body::AcksCollected(_) => "acks collected",
         Body::ErasureCompleted(_) => "erasure completed",
         Body::ErasureOverdue { .. } => "erasure overdue",
@@ -182,6 +183,7 @@ fn bodies() -> Vec<Body> {
             lacking: vec![SlotRange { subtree: Subtree(3), first: 5, end: 300 }],
             principal: "p".into(),
         }),
+        Body::AccessFileSealed(AccessFileSealed { first_entry: 300, entries: 5, sha256: [0x5a; 32] }),
         Body::AcksCollected(AcksCollected {
             fence: number(303),
             previous: number(305),
@@ -268,6 +270,11 @@ const GOLDEN: &[(&str, &str)] = &[
         "keys restored",
         "08011080d8c1a28c34b201350a101111111111111111111111111111111112150a10aaaaaaaaaaaaaaaaaaaa\
          aaaaaaaaaaaa10ad021a070803100518ac02220170",
+    ),
+    (
+        "access file sealed",
+        "08011080d8c1a28c34ba012708ac0210051a205a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\
+         5a5a5a5a5a5a5a5a",
     ),
     (
         "acks collected",

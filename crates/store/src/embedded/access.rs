@@ -1,7 +1,7 @@
 //! The access log in files: who read what, handed to the system before the answer is given.
 //!
 //! `{number of its first entry}.access` holds a header and entries, each as in `framing`; when it is full it
-//! is synced, hashed, and its hash kept beside it for the Merkle log.
+//! is synced, hashed, and its hash kept beside it. An event of the log names it with that hash.
 //!
 //! ```text
 //! "CLOAKACC" | format u32 | first entry u64 | CRC-32C of all before u32 | entries   (all little-endian)
@@ -23,7 +23,7 @@ use super::folder::{
 };
 use super::framing;
 use super::log::{lock, misuse};
-use crate::{AccessLog, Answer, StoreError};
+use crate::{AccessLog, Answer, SealedFile, StoreError};
 
 pub(super) const EXTENSION: &str = "access";
 const MAGIC: [u8; 8] = *b"CLOAKACC";
@@ -59,6 +59,8 @@ pub struct EmbeddedAccessLog {
     writing: Mutex<Writing>,
     /// Full ones that have no hash yet. Held through a sync, taken after `writing`.
     unhashed: Mutex<Vec<Arc<Part>>>,
+    /// Full ones that have. Taken last.
+    sealed: Mutex<Vec<SealedFile>>,
     broken: AtomicBool,
 }
 
@@ -113,8 +115,15 @@ impl EmbeddedAccessLog {
         newest.cut()?;
         let newest = Arc::new(newest);
         let mut parts: Vec<_> = parts.into_iter().map(Arc::new).collect();
-        let unhashed = parts.iter().filter(|part| part.kept_hash().is_none()).cloned().collect();
         parts.push(Arc::clone(&newest));
+        let (mut unhashed, mut sealed) = (Vec::new(), Vec::new());
+        for pair in parts.windows(2) {
+            let [part, next] = pair else { continue };
+            match part.kept_hash() {
+                Some(hash) => sealed.push(part.sealed_before(next, hash)),
+                None => unhashed.push(Arc::clone(part)),
+            }
+        }
         Ok(EmbeddedAccessLog {
             folder: folder.to_owned(),
             hash,
@@ -122,14 +131,9 @@ impl EmbeddedAccessLog {
             parts: ArcSwap::from_pointee(parts),
             writing: Mutex::new(Writing { part: newest, room: Room::default() }),
             unhashed: Mutex::new(unhashed),
+            sealed: Mutex::new(sealed),
             broken: AtomicBool::new(false),
         })
-    }
-
-    /// The hashes of all full files that have one, with the numbers of their first entries.
-    pub fn file_hashes(&self) -> Vec<(u64, [u8; 32])> {
-        let parts = self.parts.load();
-        parts.iter().filter_map(|part| Some((part.first_entry, part.kept_hash()?))).collect()
     }
 
     fn append_now(&self, entry: &[u8]) -> Result<(), StoreError> {
@@ -177,10 +181,24 @@ impl EmbeddedAccessLog {
         sync_data(&newest.file).inspect_err(|_| self.broken.store(true, Ordering::SeqCst))?;
         // One a time: a hash takes some milliseconds, and the next sync is near.
         if let Some(part) = unhashed.last() {
-            part.keep_hash(self.hash)?;
+            let hash = part.keep_hash(self.hash)?;
+            let parts = self.parts.load();
+            let next = parts.partition_point(|other| other.first_entry <= part.first_entry);
+            lock(&self.sealed).extend(parts.get(next).map(|next| part.sealed_before(next, hash)));
             unhashed.pop();
         }
         Ok(())
+    }
+
+    fn hash_of(&self, first_entry: u64) -> Result<Option<[u8; 32]>, StoreError> {
+        let parts = self.parts.load();
+        let Some(part) = parts.iter().find(|part| part.first_entry == first_entry) else { return Ok(None) };
+        // By its path: what was removed or replaced while it is open here is gone too.
+        match fs::read(&part.path) {
+            Ok(bytes) => Ok(Some((self.hash)(&bytes))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("reading a file of the access log")(error)),
+        }
     }
 
     fn read_now(&self, from: u64, limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
@@ -219,6 +237,14 @@ impl AccessLog for EmbeddedAccessLog {
 
     fn read(&self, from: u64, limit: usize) -> Answer<'_, Result<Vec<Vec<u8>>, StoreError>> {
         Answer::now(self.read_now(from, limit))
+    }
+
+    fn sealed(&self, known: usize) -> Answer<'_, Result<Vec<SealedFile>, StoreError>> {
+        Answer::now(Ok(lock(&self.sealed).iter().skip(known).copied().collect()))
+    }
+
+    fn hash_now(&self, first_entry: u64) -> Answer<'_, Result<Option<[u8; 32]>, StoreError>> {
+        Answer::now(self.hash_of(first_entry))
     }
 }
 
@@ -335,16 +361,24 @@ impl Part {
         Ok(())
     }
 
+    /// This file, which hashes to `hash`, and ends where `next` begins.
+    fn sealed_before(&self, next: &Part, hash: [u8; 32]) -> SealedFile {
+        let (first_entry, next) = (self.first_entry, next.first_entry);
+        SealedFile { first_entry, entries: next.saturating_sub(first_entry), hash }
+    }
+
     fn hash_path(&self) -> PathBuf {
         self.path.with_extension("hash")
     }
 
     /// Hash and its checksum.
-    fn keep_hash(&self, hash: fn(&[u8]) -> [u8; 32]) -> Result<(), StoreError> {
+    fn keep_hash(&self, hash: fn(&[u8]) -> [u8; 32]) -> Result<[u8; 32], StoreError> {
         let failed = io_error("hashing a file of the access log");
-        let mut kept = hash(&fs::read(&self.path).map_err(&failed)?).to_vec();
+        let hash = hash(&fs::read(&self.path).map_err(&failed)?);
+        let mut kept = hash.to_vec();
         kept.put_u32_le(crc32c::crc32c(&kept));
-        write_file(&self.hash_path(), &kept).and_then(|file| file.sync_all()).map_err(&failed)
+        write_file(&self.hash_path(), &kept).and_then(|file| file.sync_all()).map_err(&failed)?;
+        Ok(hash)
     }
 
     fn kept_hash(&self) -> Option<[u8; 32]> {
