@@ -257,6 +257,97 @@ async fn a_vault_that_owes_a_replay_serves_nothing_before_it_is_done() {
     assert_eq!(crate::watching::figure(&house, "cloakroom_gate_closed").await, Some(0.0));
 }
 
+/// Holds an answer to what `openapi.json` says of the operation.
+fn as_described(document: &Value, (method, path): (&str, &str), answer: &Answer) {
+    let status = answer.status.as_u16().to_string();
+    let mut said = &document["paths"][path][method]["responses"][&status];
+    assert!(!said.is_null(), "{method} {path}: {status} is not described: {:?}", answer.body);
+    if let Some(place) = said["$ref"].as_str() {
+        said = document.pointer(place.trim_start_matches('#')).unwrap();
+    }
+    let kind = answer.kind().split(';').next().unwrap();
+    assert!(said["content"].get(kind).is_some(), "{method} {path}: {kind}");
+}
+
+/// Whom a value names is shown and forgotten, over both routes; for any other value, and for whoever may not, nobody
+/// is; and every answer is one that is described.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_is_shown_and_forgotten_by_a_value_and_nobody_else_is() {
+    const ROUTES: [&str; 2] = ["/v1/erasures/preview", "/v1/erasures"];
+    let mut house = Setting::bare().await;
+    let _drained = house.stop().await;
+    let mut config = house.config();
+    (config.lookup.per_second, config.lookup.burst) = (1, 40);
+    house.start_with(config).await.unwrap();
+    house.apply(&shipped(SEE)).await;
+    let document = get(&house, "stranger", "/openapi.json").await.json();
+    let (ada, subject) = house.person("ada.planted@example.com").await;
+    let (bob, _) = house.person("bob.planted@example.com").await;
+    for _ in 0..2 {
+        house.person("twin.planted@example.com").await;
+    }
+    let sought = |route: &str, field: &str, value: &str| {
+        let mut body = json!({
+            "controller": SEE, "reason": "case-1", "lookup": { "field": field, "value": value },
+        });
+        if route == "/v1/erasures" {
+            body["actor"] = json!("dsr-1");
+            body["legal_basis"] = json!("CONSENT_WITHDRAWN");
+        }
+        body
+    };
+    let ask = async |who: &str, route: &str, body: &Value| {
+        let answer = post(&house, who, route, body).await;
+        as_described(&document, ("post", route), &answer);
+        assert!(!String::from_utf8_lossy(&answer.body).contains("planted"), "{:?}", answer.body);
+        answer
+    };
+    let read = async |token: &str| crate::setting::shown(&house.read(&[token]).await[0]);
+    let shown = until(async || {
+        let answer = ask("dpo", ROUTES[0], &sought(ROUTES[0], "email", " Ada.Planted@EXAMPLE.com")).await;
+        (answer.status != StatusCode::SERVICE_UNAVAILABLE).then_some(answer)
+    })
+    .await;
+    let tokens = json!([{ "token": ada, "activity": "ticket_purchase", "field": "email" }]);
+    assert_eq!(shown.status, StatusCode::OK, "{:?}", shown.body);
+    assert_eq!((&shown.json()["subject_id"], &shown.json()["tokens"]), (&json!(subject), &tokens));
+
+    for route in ROUTES {
+        let of = |field, value| sought(route, field, value);
+        problem(&ask("dpo", route, &of("email", "never.planted@example.com")).await, 404, "NOT_FOUND");
+        problem(&ask("dpo", route, &of("email", "twin.planted@example.com")).await, 409, "CONFLICT");
+        problem(&ask("dpo", route, &of("full_name", "Ada planted")).await, 400, "INVALID");
+        let mut unexplained = of("email", "ada.planted@example.com");
+        unexplained["reason"] = json!("");
+        problem(&ask("dpo", route, &unexplained).await, 400, "INVALID");
+        for who in ["orders", "auditor", "lumen-dpo", "stranger"] {
+            problem(&ask(who, route, &of("email", "ada.planted@example.com")).await, 403, "DENIED");
+        }
+        // Beyond the rate the right value names nobody either.
+        let exhausted = until(async || {
+            let answer = ask("admin", route, &of("email", "never.planted@example.com")).await;
+            (answer.status == StatusCode::TOO_MANY_REQUESTS).then_some(answer)
+        })
+        .await;
+        problem(&exhausted, 429, "EXHAUSTED");
+        assert!(exhausted.headers.contains_key("retry-after"));
+    }
+    for token in [&ada, &bob] {
+        assert!(read(token).await.is_ok(), "somebody was forgotten whom nobody named");
+    }
+
+    let made = ask("dpo", ROUTES[1], &sought(ROUTES[1], "email", "ADA.planted@example.com")).await;
+    assert_eq!((made.status, &made.json()["erasure"]["tokens"]), (StatusCode::CREATED, &json!(1)));
+    assert_eq!(read(&ada).await, Err(ErrorCode::Erased));
+    assert_eq!(read(&bob).await.as_deref(), Ok("bob.planted@example.com"));
+    for route in ROUTES {
+        let gone = ask("dpo", route, &sought(route, "email", "ada.planted@example.com")).await;
+        let never = ask("dpo", route, &sought(route, "email", "never.planted@example.com")).await;
+        problem(&gone, 404, "NOT_FOUND");
+        assert_eq!(gone.body, never.body, "what was erased is what never was");
+    }
+}
+
 /// Calls every operation that `openapi.json` has, once so that it succeeds and once so that it does not, and
 /// holds the answers to it.
 #[tokio::test(flavor = "multi_thread")]
@@ -301,16 +392,9 @@ async fn every_operation_of_the_openapi_document_answers_as_it_says() {
             let verb = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
             for who in ["admin", "stranger"] {
                 let answer = asked(&house, who, verb.clone(), &concrete, body.clone()).await;
-                let status = answer.status.as_u16().to_string();
-                let mut said = &operation["responses"][&status];
-                assert!(!said.is_null(), "{method} {path}: {status} is not described: {:?}", answer.body);
-                if let Some(place) = said["$ref"].as_str() {
-                    said = document.pointer(place.trim_start_matches('#')).unwrap();
-                }
-                let kind = answer.kind().split(';').next().unwrap();
-                assert!(said["content"].get(kind).is_some(), "{method} {path}: {kind}");
+                as_described(&document, (method, path), &answer);
                 // Nothing is configured to move to.
-                let moves = path == "/v1/keys/move" && status == "409";
+                let moves = path == "/v1/keys/move" && answer.status == StatusCode::CONFLICT;
                 assert!(
                     who != "admin" || moves || answer.status.is_success(),
                     "{method} {path}: {:?}",
