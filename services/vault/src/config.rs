@@ -44,6 +44,8 @@ pub const QUEUE_WRITES_MAX: usize = 1_024;
 pub const COMMIT_EVENTS_MAX: usize = 4096;
 /// The log's segments: what is sealed, pruned and copied at once.
 const SEGMENT_BYTES: u64 = 64 << 20;
+/// The access log's files: what one event of the log names.
+const ACCESS_FILE_BYTES: u64 = 16 << 20;
 /// Kept free on the disk: what a start, a fence and a batch need when nothing else may be written any more.
 pub const RESERVE_BYTES: u64 = 256 << 20;
 /// The access log reaches the disk after so long at most; the kernel has it before every answer.
@@ -320,6 +322,7 @@ impl Config {
             allow_unlocked: self.memory.allow_unlocked,
             reserve_bytes: self.store.reserve_bytes,
             access_sync_ms: self.access.sync_ms,
+            access_file_bytes: ACCESS_FILE_BYTES,
             erase_batch_ms: self.erase.batch_ms,
             key_backup_window_ms: self.key_backups.window_ms,
             lookup_per_second: self.lookup.per_second,
