@@ -1,12 +1,15 @@
 //! What lies in a process's memory, read as its debugger would.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// At once, so that a large mapping needs no copy of its own size.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// A page that holds nothing but zeros tells nothing: an allocator's reserve is a gigabyte of them.
+const PAGE_BYTES: usize = 4_096;
 
 /// A mapping of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +74,8 @@ pub fn read_all(process_id: u32, mut take: impl FnMut(&Mapping, u64, &[u8])) -> 
 }
 
 /// Writes everything that a process holds to a file, as `gcore` would but for the headers: the bytes of all
-/// mappings, one behind the other. It asks nobody's leave, unlike the kernel's own core dumps, which the vault
-/// turns off. Returns how many bytes that were.
+/// mappings, one behind the other, without pages of zeros. It asks nobody's leave, unlike the kernel's own core
+/// dumps, which the vault turns off. Returns how many bytes that were.
 ///
 /// # Errors
 /// As [`read_all`], and if the file cannot be written.
@@ -89,18 +92,21 @@ pub fn dump_writable(process_id: u32, to: &Path) -> io::Result<u64> {
 }
 
 fn dump_of(process_id: u32, to: &Path, wanted: impl Fn(&Mapping) -> bool) -> io::Result<u64> {
-    let mut file = File::create(to)?;
+    let mut file = BufWriter::new(File::create(to)?);
     let mut written = Ok(0);
     read_all(process_id, |mapping, _, piece| {
         if wanted(mapping)
             && let Ok(bytes) = &mut written
         {
-            match file.write_all(piece) {
-                Ok(()) => *bytes += piece.len() as u64,
-                Err(error) => written = Err(error),
+            for page in piece.chunks(PAGE_BYTES).filter(|page| page.iter().any(|byte| *byte != 0)) {
+                match file.write_all(page) {
+                    Ok(()) => *bytes += page.len() as u64,
+                    Err(error) => return written = Err(error),
+                }
             }
         }
     })?;
+    file.flush()?;
     written
 }
 

@@ -4,7 +4,10 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::process::Command;
 
-use cloakroom_proto::admin::v1::{GetErasureRequest, VerifyLogRequest};
+use cloakroom_crypto::jws;
+use cloakroom_proto::admin::v1::{
+    GetCertificateRequest, GetErasureRequest, GetSigningKeysRequest, VerifyLogRequest,
+};
 use cloakroom_proto::vault::v1::{DescribeRequest, DetokenizeItem, DetokenizeRequest, ErrorCode, ReadMode};
 use cloakroom_testkit::daemons::program;
 use cloakroom_testkit::seed::Sequence;
@@ -127,4 +130,47 @@ async fn a_vault_whose_keys_are_lost_goes_on_from_a_key_backup_and_the_forgotten
     house.vault_is_ready().await;
     goes_on(&house, &hand).await;
     hand.invariant_reads(4).await;
+}
+
+/// What the signed certificate of a person's erasure says, once there is one.
+async fn certified(house: &House, hand: &Hand, at: usize) -> Value {
+    let erasure_id = hand.people[at].erasure.as_ref().unwrap().erasure_id.clone();
+    house.completed(&erasure_id).await;
+    let dpo = house.admin("dpo");
+    let keys = dpo.get_signing_keys(GetSigningKeysRequest {}).await.unwrap().jwks;
+    let certificate = dpo.get_certificate(GetCertificateRequest { erasure_id }).await.unwrap().certificate;
+    let (_, claims) = jws::verify(&certificate, &jws::parse_jwks(&keys).unwrap()).unwrap();
+    serde_json::from_slice(&claims).unwrap()
+}
+
+#[tokio::test]
+async fn a_certificate_says_until_when_a_key_backup_could_open_what_died() {
+    let (mut house, mut hand) = lived_in().await;
+    let target = house.folder().join("safe").to_str().unwrap().to_owned();
+    let back_up = |house: &House| {
+        let made = done(house, &["keys", "backup", "create", "--target", &target]);
+        made["until_unix_ms"].as_i64().unwrap()
+    };
+    // The first backup has ended when the downstreams answer.
+    let ended = back_up(&house);
+    hand.erase(0).await;
+    done(&house, &["keys", "backup", "end", "--all"]);
+    let until = back_up(&house);
+    hand.check_in().await;
+    hand.erase(1).await;
+    hand.erase(2).await;
+    house.mail.start();
+    house.affiliate.start();
+    house.downstreams_are_ready().await;
+    let mut said = vec![];
+    for at in 0..3 {
+        let claims = certified(&house, &hand, at).await;
+        said.push(["destroyed_unix_ms", "final_at_unix_ms"].map(|moment| claims[moment].as_i64().unwrap()));
+    }
+    let [destroyed, final_at] = said[0];
+    assert!(destroyed < final_at && final_at < ended, "when it ended, not when it would have: {said:?}");
+    let [destroyed, final_at] = said[1];
+    assert!(destroyed < until && final_at == until, "the backup could open it: {said:?}");
+    let [destroyed, final_at] = said[2];
+    assert_eq!(destroyed, final_at, "the backup never knew it");
 }

@@ -22,6 +22,7 @@ mod kills;
 mod late;
 mod load;
 mod log;
+mod memory;
 mod rollback;
 mod secrecy;
 mod witness;
