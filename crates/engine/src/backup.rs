@@ -14,6 +14,7 @@
 mod manifest;
 mod target;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -176,8 +177,8 @@ pub fn find(target: &dyn BackupTarget, id: Option<&str>) -> Result<Manifest, Eng
     found.ok_or_else(|| EngineError::BackupRefused("there is no such backup in the target".to_owned()))
 }
 
-/// Reads a backup back: every checksum, every frame and the chain that they make, every entry; and whether its log
-/// is the one that the checkpoint kept with it signed.
+/// Reads a backup back: every checksum, every frame and the chain that they make, every entry, the files of the access
+/// log that events name; and whether its log is the one that the checkpoint kept with it signed.
 ///
 /// # Errors
 /// [`EngineError::Backup`] if the target cannot be read; what is wrong with what was read is in the answer.
@@ -194,14 +195,17 @@ pub fn verify(target: &dyn BackupTarget, manifest: &Manifest) -> Result<Verified
         }
     }
     let newest = HEXLOWER.encode(&reading.newest_hash());
+    let named = std::mem::take(&mut reading.named);
     let mut verified = reading.finish();
     if (verified.frames, verified.events, &newest) != (manifest.frames, manifest.events, &manifest.frame_hash)
     {
         verified.problems.push("the log does not end where the manifest says".to_owned());
     }
+    let mut now = BTreeMap::new();
     for part in &manifest.access {
         let name = format!("access file {}", part.first_entry);
         let Some(bytes) = read_part(target, &part.sha256, &name, &mut verified.problems)? else { continue };
+        now.insert(part.first_entry, hash::sha256(&bytes));
         let (entries, end) = entries_of(&bytes[..], part.first_entry)?;
         verified.entries = verified.entries.saturating_add(entries);
         verified.bytes = verified.bytes.saturating_add(end);
@@ -209,6 +213,7 @@ pub fn verify(target: &dyn BackupTarget, manifest: &Manifest) -> Result<Verified
             verified.problems.push(format!("{name}: {entries} of {} entries read", part.entries));
         }
     }
+    verified.problems.extend(named.problems(&now));
     Ok(verified)
 }
 

@@ -2,6 +2,7 @@
 //! data folder ([`verify_folder`]). Whether nothing was damaged, checksums and the chain of frames say; whether
 //! nobody put another log there, a checkpoint that the vault signed.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -17,6 +18,7 @@ use cloakroom_store::embedded::reading::{
 };
 use cloakroom_store::{Frame, FrameHash};
 
+use crate::access::NamedFiles;
 use crate::backup::failed;
 use crate::prune::pruned_slot;
 use crate::{EngineError, codec};
@@ -41,8 +43,8 @@ pub struct Verified {
 }
 
 /// Reads the log and the access log of the data folder `data`, also while a vault runs in it: every checksum, the
-/// chain of frames, every event; and whether the log begins with what `checkpoint` says, signed by one of `pinned`
-/// or, where these are none, by the keys that the log itself names.
+/// chain of frames, every event, the files of the access log that events name; and whether the log begins with what
+/// `checkpoint` says, signed by one of `pinned` or, where these are none, by the keys that the log itself names.
 ///
 /// # Errors
 /// [`EngineError::Backup`] if the folder cannot be read, [`EngineError::BackupRefused`] if there is no log in it;
@@ -74,6 +76,8 @@ pub fn verify_folder(
             reading.found.problems.push(format!("{name}: {bytes} bytes behind its last whole frame{newest}"));
         }
     }
+    let named = std::mem::take(&mut reading.named);
+    let (wanted, mut now) = (named.first_entries(), BTreeMap::new());
     let mut found = reading.finish();
     let mut next_entry = None;
     for (first_entry, path) in
@@ -90,10 +94,15 @@ pub fn verify_folder(
             let bytes = length.saturating_sub(end);
             found.problems.push(format!("{name}: {bytes} bytes behind its last whole entry"));
         }
+        if wanted.contains(&first_entry) {
+            let bytes = std::fs::read(&path).map_err(failed("reading the access log"))?;
+            now.insert(first_entry, hash::sha256(&bytes));
+        }
         next_entry = Some(first_entry.saturating_add(entries));
         found.entries = found.entries.saturating_add(entries);
         found.bytes = found.bytes.saturating_add(end);
     }
+    found.problems.extend(named.problems(&now));
     Ok(found)
 }
 
@@ -115,6 +124,7 @@ pub(crate) struct LogReading<'a> {
     /// The root where the tree was as large as the checkpoint says.
     root: Option<Hash>,
     before: Before,
+    pub(crate) named: NamedFiles,
     pub(crate) found: Verified,
 }
 
@@ -130,6 +140,7 @@ impl<'a> LogReading<'a> {
             tree: Growing::default(),
             root: None,
             before: Before { first_event: 0, bytes: 0, hash: [0; 32] },
+            named: NamedFiles::default(),
             found: Verified::default(),
         }
     }
@@ -170,7 +181,7 @@ impl<'a> LogReading<'a> {
                 Ok(body) if pruned_slot(&body).is_some() => {
                     self.found.pruned = self.found.pruned.saturating_add(1);
                 }
-                Ok(_) => {}
+                Ok(body) => self.named.read(EventNumber(number), &body),
                 Err(error) => self.found.problems.push(error.to_string()),
             }
         }

@@ -11,7 +11,7 @@ use cloakroom_core::ids::EventNumber;
 use cloakroom_core::merkle::Tile;
 use cloakroom_crypto::hash;
 use cloakroom_engine::backup::{self, FolderTarget, Until};
-use cloakroom_engine::{Engine, Opened, codec};
+use cloakroom_engine::{Engine, Opened, codec, offline};
 use cloakroom_store::embedded::reading::access_files;
 
 use crate::house::{ADMIN, DPO, House, SEE, copy, person, read, register};
@@ -204,7 +204,12 @@ async fn a_file_of_the_access_log_that_was_changed_or_removed_is_a_problem() {
         all_named_of(&engine, &expected(&house).iter().map(|it| it.first_entry).collect()).await;
         assert_eq!(problems(&engine).await, [told(what)]);
         engine.close().await;
+        drop(engine);
+        let found = offline::verify_folder(&house.folder.join("data"), None, &[]).unwrap();
+        assert!(found.problems.contains(&told(what)), "{:?}", found.problems);
     }
+    let found = offline::verify_folder(&house.folder.join("data"), None, &[]).unwrap();
+    assert_eq!(found.problems, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -249,4 +254,6 @@ async fn a_backup_has_what_its_log_names_and_an_older_access_log_is_told_and_ser
         "{told:?}"
     );
     engine.close().await;
+    let made = backup::create(&house.folder.join("data"), &target, house.clock.now_unix_ms(), None).unwrap();
+    assert_eq!(backup::verify(&target, &made.manifest).unwrap().problems, told);
 }
