@@ -13,6 +13,7 @@
     reason = "tests"
 )]
 
+mod by_value;
 mod collector;
 mod house;
 mod import;
