@@ -1,88 +1,162 @@
-//! Bounded calls. A call beyond the bound is refused at once, with the time after which to come again:
-//! a queue would only hide the overload until every deadline in it has passed. The caller's deadline
-//! (`grpc-timeout`) is honoured: what it has given up on is dropped, and its place given to another.
+//! Bounded calls. A call beyond the bound, or one that has waited too long for its turn while all wait, is refused
+//! at once, with the time after which to come again: a queue would only hide the overload until every deadline in
+//! it has passed. Whoever has more calls in than the others is refused first, so that nobody starves another. The
+//! caller's deadline (`grpc-timeout`) is honoured: what it has given up on is dropped, and its place given to
+//! another.
 
-use std::convert::Infallible;
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
-use tower::{Layer, Service, ServiceExt};
+use tower::ServiceExt;
 
 use crate::answer::{Protocol, exhausted, refuse};
 
 /// When a refused call may come again. As long as some tens of batches take.
 pub const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// Lets at most so many calls in at once, over everything that it wraps.
-#[derive(Clone, Debug)]
-pub struct LimitLayer {
-    calls: Arc<Semaphore>,
+/// Calls that wait too long are borne for so long, and are what counts for so long: a burst passes, a queue that
+/// stands does not.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The places of one listener, over all its connections.
+#[derive(Debug)]
+pub(crate) struct Places {
+    calls_max: usize,
+    wait_max: Duration,
+    begun: Instant,
+    calls: AtomicUsize,
+    /// Callers that have a call in.
+    callers: AtomicUsize,
+    known: Mutex<HashMap<String, Weak<Caller>>>,
+    /// When a call last waited too long, and since when there was no [`PATIENCE`] without one: microseconds.
+    late_last: AtomicU64,
+    late_since: AtomicU64,
 }
 
-impl LimitLayer {
-    /// At most `calls_max` calls at once; a streaming call counts until its last message.
-    pub fn new(calls_max: usize) -> Self {
-        Self { calls: Arc::new(Semaphore::new(calls_max.min(Semaphore::MAX_PERMITS))) }
-    }
+/// One principal, over all its connections.
+#[derive(Debug, Default)]
+pub(crate) struct Caller {
+    calls: AtomicUsize,
 }
 
-impl<S> Layer<S> for LimitLayer {
-    type Service = Limited<S>;
-
-    fn layer(&self, inner: S) -> Limited<S> {
-        Limited { inner, calls: self.calls.clone() }
-    }
-}
-
-/// A service behind a [`LimitLayer`].
-#[derive(Clone, Debug)]
-pub struct Limited<S> {
-    inner: S,
-    calls: Arc<Semaphore>,
-}
-
-impl<S> Service<Request<Body>> for Limited<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let protocol = Protocol::of(request.headers());
-        let Ok(permit) = self.calls.clone().try_acquire_owned() else {
-            let refused = refuse(protocol, exhausted("too many calls at once", RETRY_AFTER));
-            return Box::pin(std::future::ready(Ok(refused)));
-        };
-        let deadline = deadline_of(request.headers());
-        let answer = self.inner.clone().oneshot(request);
-        Box::pin(async move {
-            let answered = match deadline {
-                Some(at) => tokio::time::timeout_at(at, answer).await,
-                None => Ok(answer.await),
-            };
-            let Ok(Ok(response)) = answered else {
-                return Ok(refuse(protocol, Status::deadline_exceeded("the call's deadline has passed")));
-            };
-            let deadline = deadline.map(|at| Box::pin(sleep_until(at)));
-            Ok(response.map(|inner| Body::new(Held { inner, deadline, _permit: permit })))
+impl Places {
+    /// At most `calls_max` calls at once, each waiting at most `wait_max` for its turn while others do too.
+    pub(crate) fn new(calls_max: usize, wait_max: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            calls_max,
+            wait_max,
+            begun: Instant::now(),
+            calls: AtomicUsize::new(0),
+            callers: AtomicUsize::new(0),
+            known: Mutex::new(HashMap::new()),
+            late_last: AtomicU64::new(0),
+            late_since: AtomicU64::new(0),
         })
+    }
+
+    /// The caller of that name, for a new connection.
+    pub(crate) fn caller(&self, name: &str) -> Arc<Caller> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(caller) = known.get(name).and_then(Weak::upgrade) {
+            return caller;
+        }
+        known.retain(|_, caller| caller.strong_count() > 0);
+        let caller = Arc::default();
+        known.insert(name.to_owned(), Arc::downgrade(&caller));
+        caller
+    }
+
+    /// A place for a call that arrives now. A quarter of them is for those who have no more than their share.
+    pub(crate) fn take(self: &Arc<Self>, caller: &Arc<Caller>) -> Option<Place> {
+        let taken = self.calls.fetch_add(1, Ordering::Relaxed);
+        let own = caller.calls.fetch_add(1, Ordering::Relaxed);
+        if own == 0 {
+            self.callers.fetch_add(1, Ordering::Relaxed);
+        }
+        let place = Place { places: Arc::clone(self), caller: Arc::clone(caller), arrived: Instant::now() };
+        let for_all = self.calls_max.saturating_sub(self.calls_max / 4);
+        let room = if place.is_of_the_greedy() { for_all } else { self.calls_max };
+        (taken < room).then_some(place)
+    }
+
+    /// Whether calls have waited too long for some time now, if one did at `now`.
+    fn stands(&self, now: Instant) -> bool {
+        let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let (now, patience) = (micros(now.saturating_duration_since(self.begun)), micros(PATIENCE));
+        let last = self.late_last.swap(now, Ordering::Relaxed);
+        if last == 0 || now.saturating_sub(last) > patience {
+            self.late_since.store(now, Ordering::Relaxed);
+        }
+        now.saturating_sub(self.late_since.load(Ordering::Relaxed)) > patience
+    }
+}
+
+/// A call's place, from its arrival to the last byte of its answer.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Arc<Places>,
+    caller: Arc<Caller>,
+    arrived: Instant,
+}
+
+impl Place {
+    /// Whether its caller has as many calls in as is its share, or more.
+    fn is_of_the_greedy(&self) -> bool {
+        let own = self.caller.calls.load(Ordering::Relaxed);
+        let callers = self.places.callers.load(Ordering::Relaxed);
+        own.saturating_mul(callers) >= self.places.calls.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is no use in answering: it has waited too long, all do, and its caller has its share.
+    fn is_overdue(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.arrived) > self.places.wait_max
+            && self.places.stands(now)
+            && self.is_of_the_greedy()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.calls.fetch_sub(1, Ordering::Relaxed);
+        if self.caller.calls.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.places.callers.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Has `router` answer, if the call got a place when it arrived, and its turn has come in time.
+pub(crate) async fn limited(place: Option<Place>, request: Request<Body>, router: Router) -> Response<Body> {
+    let protocol = Protocol::of(request.headers());
+    let Some(place) = place else {
+        return refuse(protocol, exhausted("too many calls at once", RETRY_AFTER));
+    };
+    if place.is_overdue(Instant::now()) {
+        return refuse(protocol, exhausted("more calls than can be answered in time", RETRY_AFTER));
+    }
+    let deadline = deadline_of(request.headers());
+    let answer = router.oneshot(request);
+    let answered = match deadline {
+        Some(at) => tokio::time::timeout_at(at, answer).await,
+        None => Ok(answer.await),
+    };
+    match answered {
+        Ok(Ok(response)) => {
+            let deadline = deadline.map(|at| Box::pin(sleep_until(at)));
+            response.map(|inner| Body::new(Held { inner, deadline, _place: place }))
+        }
+        Ok(Err(never)) => match never {},
+        Err(_) => refuse(protocol, Status::deadline_exceeded("the call's deadline has passed")),
     }
 }
 
@@ -113,7 +187,7 @@ fn timeout_of(text: &str) -> Option<Duration> {
 struct Held {
     inner: Body,
     deadline: Option<Pin<Box<Sleep>>>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl HttpBody for Held {
@@ -153,9 +227,12 @@ impl HttpBody for Held {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::convert::Infallible;
+
     use http_body_util::BodyExt;
     use tonic::Code;
+
+    use super::*;
 
     fn call(timeout: Option<&str>) -> Request<Body> {
         let builder = Request::post("/x.Y/Z").header("content-type", "application/grpc");
@@ -165,11 +242,12 @@ mod tests {
         }
     }
 
-    fn answering(
-        body: fn() -> Body,
-    ) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send
-    {
-        tower::service_fn(move |_: Request<Body>| async move { Ok(Response::new(body())) })
+    fn answering(body: fn() -> Body) -> Router {
+        Router::new().fallback(move || async move { Response::new(body()) })
+    }
+
+    fn places(calls_max: usize) -> Arc<Places> {
+        Places::new(calls_max, Duration::from_millis(20))
     }
 
     fn code(response: &Response<Body>) -> Option<Code> {
@@ -178,34 +256,88 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_holds_its_place_until_its_body_is_gone() {
-        let limited = LimitLayer::new(1).layer(answering(|| Body::from("x")));
-        let first = limited.clone().oneshot(call(None)).await.unwrap();
+        let places = places(1);
+        let (caller, router) = (places.caller("shop"), answering(|| Body::from("x")));
+        let answer = async || limited(places.take(&caller), call(None), router.clone()).await;
+        let first = answer().await;
         assert_eq!(code(&first), None);
-        let second = limited.clone().oneshot(call(None)).await.unwrap();
-        assert_eq!(code(&second), Some(Code::ResourceExhausted));
+        assert_eq!(code(&answer().await), Some(Code::ResourceExhausted));
         drop(first);
-        let third = limited.oneshot(call(None)).await.unwrap();
-        assert_eq!(code(&third), None);
+        assert_eq!(code(&answer().await), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_without_an_answer_ends_at_its_deadline_and_frees_its_place() {
-        let never = tower::service_fn(|_: Request<Body>| std::future::pending());
-        let limited = LimitLayer::new(1).layer(never);
+        let places = places(1);
+        let caller = places.caller("shop");
+        let never = Router::new().fallback(std::future::pending::<()>);
         for _ in 0..2 {
-            let response = limited.clone().oneshot(call(Some("50m"))).await.unwrap();
+            let response = limited(places.take(&caller), call(Some("50m")), never.clone()).await;
             assert_eq!(code(&response), Some(Code::DeadlineExceeded));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_ends_at_its_deadline_with_a_status() {
+        let places = places(1);
         let endless = || Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
-        let limited = LimitLayer::new(1).layer(answering(endless));
-        let response = limited.oneshot(call(Some("1S"))).await.unwrap();
+        let place = places.take(&places.caller("shop"));
+        let response = limited(place, call(Some("1S")), answering(endless)).await;
         let collected = response.into_body().collect().await.unwrap();
         let status = Status::from_header_map(collected.trailers().unwrap()).unwrap();
         assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    #[test]
+    fn a_quarter_of_the_places_is_for_those_who_have_few() {
+        let places = places(8);
+        let (many, few) = (places.caller("many"), places.caller("few"));
+        let taken: Vec<_> = std::iter::from_fn(|| places.take(&many)).collect();
+        assert_eq!(taken.len(), 6);
+        assert!(Arc::ptr_eq(&many, &places.caller("many")), "one principal over all its connections");
+        let of_few = [places.take(&few), places.take(&few)];
+        assert!(of_few.iter().all(Option::is_some), "those that are left");
+        assert!(places.take(&few).is_none(), "there are no more");
+        drop(taken);
+        drop(of_few);
+        assert_eq!([places.calls.load(Ordering::SeqCst), places.callers.load(Ordering::SeqCst)], [0, 0]);
+    }
+
+    /// A call of `caller` that arrived now and whose turn came after so many milliseconds: is it refused?
+    async fn refused_after(places: &Arc<Places>, caller: &Arc<Caller>, wait_ms: u64) -> bool {
+        let place = places.take(caller).unwrap();
+        tokio::time::advance(Duration::from_millis(wait_ms)).await;
+        place.is_overdue(Instant::now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_stands_is_shed_and_a_burst_is_not() {
+        let places = places(100);
+        let caller = places.caller("shop");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let mut burst = vec![];
+        for _ in 0..4 {
+            burst.push(refused_after(&places, &caller, 30).await);
+        }
+        assert_eq!(burst, [false; 4], "for a tenth of a second it is borne");
+        assert!(refused_after(&places, &caller, 30).await, "then it stands");
+        assert!(!refused_after(&places, &caller, 20).await, "what came in time is answered all the same");
+        assert!(refused_after(&places, &caller, 30).await);
+        tokio::time::advance(Duration::from_millis(101)).await;
+        assert!(!refused_after(&places, &caller, 30).await, "after a pause it is another burst");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_few_calls_in_is_answered_while_another_floods() {
+        let places = places(100);
+        let (many, few) = (places.caller("many"), places.caller("few"));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let _flood: Vec<_> = (0..50).map(|_| places.take(&many)).collect();
+        for _ in 0..5 {
+            refused_after(&places, &many, 30).await;
+        }
+        assert!(refused_after(&places, &many, 30).await);
+        assert!(!refused_after(&places, &few, 30).await);
     }
 
     #[test]

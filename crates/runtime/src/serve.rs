@@ -26,17 +26,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
-use tower::{Layer, ServiceExt};
 
 use crate::RuntimeError;
 use crate::answer::{Protocol, refuse};
 use crate::identity::{Identity, Principal, principal_of};
-use crate::limits::{LimitLayer, Limited};
+use crate::limits::{Place, Places, limited};
 use crate::observe::observed;
 use crate::shutdown::Shutdown;
 
 /// After a failed accept (the process has no more file descriptors), so long until the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What takes a millisecond takes so many in a build that is not optimised.
+const SLOWER: u32 = if cfg!(debug_assertions) { 40 } else { 1 };
 
 /// The bounds of one listener.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -52,6 +54,9 @@ pub struct ServeConfig {
     pub connection_calls_max: u32,
     /// Calls at once over all connections; further ones are refused with RESOURCE_EXHAUSTED.
     pub calls_max: usize,
+    /// How long a call may wait for its turn where calls have waited so long for a tenth of a second: beyond it,
+    /// what has no chance to be answered in time is refused with RESOURCE_EXHAUSTED.
+    pub wait_ms_max: u64,
     /// Headers of one request.
     pub header_bytes_max: u32,
     /// Largest HTTP/2 frame taken.
@@ -74,6 +79,7 @@ impl Default for ServeConfig {
             handshake_ms: 10_000,
             connection_calls_max: 256,
             calls_max: 512,
+            wait_ms_max: 25,
             header_bytes_max: 16 * 1024,
             frame_bytes_max: 64 * 1024,
             keep_alive_ms: 30_000,
@@ -133,11 +139,13 @@ impl Listener {
 
     async fn serve(self, identity: Option<Identity>, router: Router, shutdown: Shutdown) -> Drained {
         let connections = Arc::new(Semaphore::new(self.config.connections_max));
+        let wait_max = Duration::from_millis(self.config.wait_ms_max).saturating_mul(SLOWER);
         let cut = Shutdown::new();
         let tracker = TaskTracker::new();
         let house = Arc::new(House {
             identity,
-            calls: LimitLayer::new(self.config.calls_max).layer(router),
+            places: Places::new(self.config.calls_max, wait_max),
+            router,
             handshakes: Semaphore::new(self.config.handshakes_max),
             http: http_builder(&self.config),
             shutdown: shutdown.clone(),
@@ -204,7 +212,8 @@ fn http_builder(config: &ServeConfig) -> Builder<TokioExecutor> {
 /// What all connections of a listener share.
 struct House {
     identity: Option<Identity>,
-    calls: Limited<Router>,
+    places: Arc<Places>,
+    router: Router,
     handshakes: Semaphore,
     http: Builder<TokioExecutor>,
     shutdown: Shutdown,
@@ -244,14 +253,16 @@ impl House {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let calls = self.calls.clone();
+        let (places, router) = (self.places.clone(), self.router.clone());
+        let name = caller.iter().flatten().next().map(ToString::to_string).unwrap_or_default();
+        let own = places.caller(&name);
         let spoken = Arc::new(AtomicBool::new(false));
         let speaks = spoken.clone();
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             speaks.store(true, Ordering::Relaxed);
-            let (calls, caller) = (calls.clone(), caller.clone());
+            let (place, router, caller) = (places.take(&own), router.clone(), caller.clone());
             request.extensions_mut().insert(PeerAddress(address));
-            async move { Ok::<_, Infallible>(answered(request.map(Body::new), caller, calls).await) }
+            async move { Ok::<_, Infallible>(answered(request.map(Body::new), caller, place, router).await) }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), service));
         let age = Duration::from_millis(self.config.connection_age_ms_max);
@@ -283,7 +294,8 @@ impl House {
 async fn answered(
     mut request: Request<Body>,
     caller: Option<Option<Principal>>,
-    calls: Limited<Router>,
+    place: Option<Place>,
+    router: Router,
 ) -> Response<Body> {
     let principal = caller.clone().flatten();
     let nobody = matches!(caller, Some(None));
@@ -296,10 +308,7 @@ async fn answered(
                 let status = Status::unauthenticated("the certificate has no SPIFFE URI");
                 return refuse(Protocol::of(request.headers()), status);
             }
-            match calls.oneshot(request).await {
-                Ok(response) => response,
-                Err(never) => match never {},
-            }
+            limited(place, request, router).await
         })
     })
     .await
