@@ -47,7 +47,9 @@ pub(crate) async fn observed(
     let protocol = Protocol::of(request.headers());
     let path = request.uri().path().trim_start_matches('/').to_owned();
     let span = span_of(protocol, request.method(), &path, principal);
-    continue_from_headers(&span, request.headers());
+    if !span.is_disabled() {
+        continue_from_headers(&span, request.headers());
+    }
     let call = Call {
         protocol,
         path,
@@ -60,12 +62,14 @@ pub(crate) async fn observed(
     call.follow(response)
 }
 
+/// Of level DEBUG: to make it, and its text, costs more than opening a value, so it is there for a collector of
+/// traces, and in log lines for whoever asks for them.
 fn span_of(protocol: Protocol, method: &Method, path: &str, principal: Option<&Principal>) -> Span {
     let principal = principal.map(field::display);
     match protocol {
         Protocol::Grpc => {
             let method = if is_method(path) { path } else { OTHER };
-            tracing::info_span!(
+            tracing::debug_span!(
                 "call",
                 otel.name = method,
                 otel.kind = "server",
@@ -76,7 +80,7 @@ fn span_of(protocol: Protocol, method: &Method, path: &str, principal: Option<&P
             )
         }
         // No path: it may name a token, and its parts are not a bounded set.
-        Protocol::Http => tracing::info_span!(
+        Protocol::Http => tracing::debug_span!(
             "call", otel.name = %method, otel.kind = "server", http.request.method = %method,
             http.response.status_code = field::Empty, principal
         ),

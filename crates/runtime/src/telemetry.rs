@@ -37,6 +37,9 @@ const FLUSH: Duration = Duration::from_secs(5);
 /// The exporter's own calls would be traced, exported, traced again.
 const EXPORTER_OFF: [&str; 5] = ["h2=off", "hyper=off", "tonic=off", "tower=off", "opentelemetry=off"];
 
+/// The spans of every call, which are of level DEBUG.
+const CALLS_ON: [&str; 2] = ["cloakroom_runtime::observe=debug", "cloakroom_vault::grpc=debug"];
+
 /// Where telemetry goes.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
@@ -163,11 +166,11 @@ fn assemble(
     };
     let filter = EnvFilter::try_new(format!("{EXPORTER_QUIET},{}", config.filter)).map_err(refused)?;
     let mut spans_filter = EnvFilter::try_new(&config.filter).map_err(refused)?;
-    for off in EXPORTER_OFF {
-        spans_filter = spans_filter.add_directive(off.parse().map_err(refused)?);
+    for directive in EXPORTER_OFF.into_iter().chain(CALLS_ON) {
+        spans_filter = spans_filter.add_directive(directive.parse().map_err(refused)?);
     }
-    let subscriber =
-        tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans.with_filter(spans_filter));
+    let spans = spans.map(|spans| spans.with_filter(spans_filter));
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans);
     Ok((Telemetry { traces, metrics, registry }, Dispatch::new(subscriber)))
 }
 

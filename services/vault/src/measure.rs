@@ -1,9 +1,10 @@
 //! What is counted besides the calls themselves (which `runtime` does for every daemon): items by verb and
 //! code, and how the vault is. Labels are verbs and codes, never ids and never values.
 
+use std::cell::Cell;
 use std::time::Duration;
 
-use cloakroom_core::refusal::Refusal;
+use cloakroom_core::refusal::{Code, Refusal};
 use cloakroom_engine::{Engine, Pruned, Status};
 use cloakroom_runtime::shutdown::Shutdown;
 use opentelemetry::metrics::{Counter, Gauge, Meter};
@@ -51,10 +52,39 @@ impl ItemCounter {
         Self(meter().u64_counter("cloakroom.items").with_description("Items answered.").build())
     }
 
+    /// Counts the items of one call, and enters them when it is dropped: an entry costs more than an item.
+    pub(crate) fn of_call(&self, verb: &'static str) -> ItemTally<'_> {
+        ItemTally { counter: &self.0, verb, codes: Default::default() }
+    }
+}
+
+/// The items of one call, by the numbers of their codes; 0 is OK.
+pub(crate) struct ItemTally<'a> {
+    counter: &'a Counter<u64>,
+    verb: &'static str,
+    codes: [Cell<u64>; CODES],
+}
+
+/// OK, and those of [`Code`].
+const CODES: usize = 9;
+
+impl ItemTally<'_> {
     /// Counts one item's answer.
-    pub(crate) fn count<A>(&self, verb: &'static str, answer: &Result<A, Refusal>) {
-        let code = answer.as_ref().err().map_or("OK", |refusal| refusal.code.name());
-        self.0.add(1, &[KeyValue::new("cloakroom.verb", verb), KeyValue::new("cloakroom.code", code)]);
+    pub(crate) fn count<A>(&self, answer: &Result<A, Refusal>) {
+        let code = answer.as_ref().err().map_or(0, |refusal| refusal.code as usize);
+        if let Some(items) = self.codes.get(code) {
+            items.set(items.get().saturating_add(1));
+        }
+    }
+}
+
+impl Drop for ItemTally<'_> {
+    fn drop(&mut self) {
+        for (number, items) in (0..).zip(&self.codes).filter(|(_, items)| items.get() > 0) {
+            let code = Code::from_number(number).map_or("OK", Code::name);
+            let labels = [KeyValue::new("cloakroom.verb", self.verb), KeyValue::new("cloakroom.code", code)];
+            self.counter.add(items.get(), &labels);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::tokenize::wire_shape;
 use crate::refusal::status;
 
 impl VaultApi {
-    #[tracing::instrument(name = "describe", skip_all, fields(items = request.tokens.len()))]
+    #[tracing::instrument(level = "debug", name = "describe", skip_all, fields(items = request.tokens.len()))]
     pub(super) async fn described(
         &self,
         caller: &Principal,
@@ -27,8 +27,9 @@ impl VaultApi {
             engine.describe(caller, controller, asked_for).await
         });
         let answers = asked.await.map_err(status)?;
+        let counted = self.items.of_call("describe");
         let items = tokens.into_iter().zip(answers).map(|(token, answer)| {
-            self.items.count("describe", &answer);
+            counted.count(&answer);
             let result = match answer {
                 Ok(known) => Answer::Description(description(known)),
                 Err(refusal) => Answer::Error(item_error(refusal)),

@@ -11,7 +11,7 @@ use super::items::{item_error, named};
 use crate::refusal::status;
 
 impl VaultApi {
-    #[tracing::instrument(name = "detokenize", skip_all, fields(items = request.items.len()))]
+    #[tracing::instrument(level = "debug", name = "detokenize", skip_all, fields(items = request.items.len()))]
     pub(super) async fn detokenized(
         &self,
         caller: &Principal,
@@ -33,8 +33,9 @@ impl VaultApi {
             .house
             .items(count, |engine| async move { engine.detokenize(caller.as_str(), request).await });
         let answers = asked.await.map_err(status)?;
+        let counted = self.items.of_call("detokenize");
         let items = references.with(answers, |reference, answer| {
-            self.items.count("detokenize", &answer);
+            counted.count(&answer);
             let result = match answer {
                 Ok(value) => Answer::Value(value.into_bytes()),
                 Err(refusal) => Answer::Error(item_error(refusal)),

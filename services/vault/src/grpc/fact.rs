@@ -9,7 +9,7 @@ use super::VaultApi;
 use crate::refusal::status;
 
 impl VaultApi {
-    #[tracing::instrument(name = "record_fact", skip_all)]
+    #[tracing::instrument(level = "debug", name = "record_fact", skip_all)]
     pub(super) async fn recorded(
         &self,
         caller: &Principal,

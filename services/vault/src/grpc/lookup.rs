@@ -11,7 +11,7 @@ use super::items::{item_error, named};
 use crate::refusal::status;
 
 impl VaultApi {
-    #[tracing::instrument(name = "lookup", skip_all, fields(items = request.items.len()))]
+    #[tracing::instrument(level = "debug", name = "lookup", skip_all, fields(items = request.items.len()))]
     pub(super) async fn looked_up(
         &self,
         caller: &Principal,
@@ -29,8 +29,9 @@ impl VaultApi {
         let asked =
             self.house.items(count, |engine| async move { engine.lookup(caller.as_str(), request).await });
         let answers = asked.await.map_err(status)?;
+        let counted = self.items.of_call("lookup");
         let items = references.with(answers, |reference, answer| {
-            self.items.count("lookup", &answer);
+            counted.count(&answer);
             let result = match answer {
                 Ok(matches) => Answer::Matches(wire(matches)),
                 Err(refusal) => Answer::Error(item_error(refusal)),

@@ -11,7 +11,7 @@ use super::items::{item_error, named};
 use crate::refusal::status;
 
 impl VaultApi {
-    #[tracing::instrument(name = "rectify", skip_all, fields(items = request.items.len()))]
+    #[tracing::instrument(level = "debug", name = "rectify", skip_all, fields(items = request.items.len()))]
     pub(super) async fn rectified(
         &self,
         caller: &Principal,
@@ -28,8 +28,9 @@ impl VaultApi {
             cloakroom_engine::traced(trace, engine.rectify(caller, controller, items)).await
         });
         let answers = asked.await.map_err(status)?;
+        let counted = self.items.of_call("rectify");
         let items = references.with(answers, |reference, answer| {
-            self.items.count("rectify", &answer);
+            counted.count(&answer);
             let result = match answer {
                 Ok(value_version) => Answer::Rectified(Rectified { value_version }),
                 Err(refusal) => Answer::Error(item_error(refusal)),

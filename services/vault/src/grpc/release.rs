@@ -10,7 +10,7 @@ use super::items::{item_error, named};
 use crate::refusal::status;
 
 impl VaultApi {
-    #[tracing::instrument(name = "release", skip_all, fields(items = request.items.len()))]
+    #[tracing::instrument(level = "debug", name = "release", skip_all, fields(items = request.items.len()))]
     pub(super) async fn released(
         &self,
         caller: &Principal,
@@ -24,8 +24,9 @@ impl VaultApi {
         let asked =
             self.house.items(count, |engine| async move { engine.release(caller, controller, tokens).await });
         let answers = asked.await.map_err(status)?;
+        let counted = self.items.of_call("release");
         let items = references.with(answers, |reference, answer| {
-            self.items.count("release", &answer);
+            counted.count(&answer);
             let result = match answer {
                 Ok(epoch) => Answer::Released(Released { epoch }),
                 Err(refusal) => Answer::Error(item_error(refusal)),

@@ -15,7 +15,7 @@ use super::items::{item_error, named};
 use crate::refusal::status;
 
 impl VaultApi {
-    #[tracing::instrument(name = "tokenize", skip_all, fields(items = request.items.len()))]
+    #[tracing::instrument(level = "debug", name = "tokenize", skip_all, fields(items = request.items.len()))]
     pub(super) async fn tokenized(
         &self,
         caller: &Principal,
@@ -33,8 +33,9 @@ impl VaultApi {
         let asked =
             self.house.items(count, |engine| async move { engine.tokenize(caller.as_str(), request).await });
         let answers = asked.await.map_err(status)?;
+        let counted = self.items.of_call("tokenize");
         let items = references.with(answers, |reference, answer| {
-            self.items.count("tokenize", &answer);
+            counted.count(&answer);
             let result = match answer {
                 Ok(made) => Answer::Tokenized(Tokenized { token: made.token, subject_id: made.subject_id }),
                 Err(refusal) => Answer::Error(item_error(refusal)),
