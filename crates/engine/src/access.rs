@@ -52,11 +52,11 @@ impl Read {
 impl House {
     /// # Errors
     /// A read that cannot be recorded is not answered.
-    pub(crate) async fn record(&self, reads: &Reads<'_>) -> Result<(), CallRefusal> {
-        let item = |read: &Read| record::AccessItem {
+    pub(crate) async fn record(&self, reads: Reads<'_>) -> Result<(), CallRefusal> {
+        let item = |read: Read| record::AccessItem {
             value: read.value.map_or(0, |number| number.0),
             outcome: read.outcome.map_or(0, |code| code as u32),
-            field: read.field.clone(),
+            field: read.field,
         };
         let entry = record::Access {
             version: VERSION,
@@ -67,7 +67,7 @@ impl House {
             purpose: reads.purpose.to_owned(),
             reason: reads.reason.to_owned(),
             trace_id: Bytes::copy_from_slice(&reads.trace),
-            items: reads.items.iter().map(item).collect(),
+            items: reads.items.into_iter().map(item).collect(),
             masked: reads.masked,
         };
         self.access.append(&entry.encode_to_vec()).await.map_err(|error| EngineError::from(error).for_call())

@@ -3,7 +3,7 @@
 use cloakroom_core::field;
 use cloakroom_core::mutants::Mutant;
 use cloakroom_core::refusal::{CallRefusal, Code, Refusal};
-use cloakroom_core::register::ReadMode;
+use cloakroom_core::register::{Denied, ReadMode};
 use cloakroom_core::text;
 use cloakroom_crypto::Plaintext;
 
@@ -39,15 +39,18 @@ impl House {
         check_purpose(principal, &request)?;
         let mut reads = Vec::with_capacity(request.tokens.len());
         let mut answers = Vec::with_capacity(request.tokens.len());
+        let mode = if request.masked { ReadMode::Masked } else { ReadMode::Plain };
+        let mut grants =
+            Grants { controller: &controller, principal, purpose: &request.purpose, mode, asked: vec![] };
         for token in &request.tokens {
-            let (read, answer) = self.read(principal, &controller, &request, token).await;
+            let (read, answer) = self.read(&mut grants, token).await;
             reads.push(read);
             answers.push(answer);
         }
         let said = answers.iter().flatten().next().filter(|_| Mutant::ValueInAccessLog.lives());
         let said = said.map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned());
         // Who read what is on record before anybody has it.
-        self.record(&Reads {
+        self.record(Reads {
             principal,
             verb: "detokenize",
             controller: &request.controller,
@@ -61,29 +64,43 @@ impl House {
         Ok(answers)
     }
 
-    async fn read(
-        &self,
-        principal: &str,
-        controller: &InForce,
-        request: &DetokenizeRequest,
-        token: &str,
-    ) -> (Read, Result<Plaintext, Refusal>) {
-        let resolved = match self.resolve(controller, token).await {
+    async fn read(&self, grants: &mut Grants<'_>, token: &str) -> (Read, Result<Plaintext, Refusal>) {
+        let resolved = match self.resolve(grants.controller, token).await {
             Ok(resolved) => resolved,
             Err(refusal) => return (Read::nowhere(refusal.code), Err(refusal)),
         };
-        let stored = &resolved.stored;
-        let mode = if request.masked { ReadMode::Masked } else { ReadMode::Plain };
-        let register = &controller.register;
-        let answer =
-            match register.may_read(principal, &stored.activity, &stored.field, &request.purpose, mode) {
-                Err(denied) => Err(Refusal::new(Code::Denied, denied.code())),
-                Ok(()) => self.open(resolved.number, stored).await.map(|text| {
-                    if request.masked { masked(register.field(&stored.field), text) } else { text }
-                }),
-            };
+        let stored = resolved.stored;
+        let answer = match grants.may_read(&stored.activity, &stored.field) {
+            Err(denied) => Err(Refusal::new(Code::Denied, denied.code())),
+            Ok(()) => self.open(resolved.number, &stored).await.map(|text| match grants.mode {
+                ReadMode::Masked => masked(grants.controller.register.field(&stored.field), text),
+                ReadMode::Plain => text,
+            }),
+        };
         let outcome = answer.as_ref().err().map(|refusal| refusal.code);
-        (Read { value: Some(resolved.number), outcome, field: stored.field.clone() }, answer)
+        (Read { value: Some(resolved.number), outcome, field: stored.field }, answer)
+    }
+}
+
+/// What the register lets one call read. It is asked once for each field of an activity: a batch asks for few.
+struct Grants<'a> {
+    controller: &'a InForce,
+    principal: &'a str,
+    purpose: &'a str,
+    mode: ReadMode,
+    asked: Vec<(String, String, Result<(), Denied>)>,
+}
+
+impl Grants<'_> {
+    fn may_read(&mut self, activity: &str, field: &str) -> Result<(), Denied> {
+        let same = |asked: &&(String, String, _)| asked.0 == activity && asked.1 == field;
+        if let Some((_, _, said)) = self.asked.iter().find(same) {
+            return *said;
+        }
+        let register = &self.controller.register;
+        let said = register.may_read(self.principal, activity, field, self.purpose, self.mode);
+        self.asked.push((activity.to_owned(), field.to_owned(), said));
+        said
     }
 }
 

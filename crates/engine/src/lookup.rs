@@ -116,7 +116,7 @@ impl House {
         };
         if !self.lookup_rate.takes(principal, request.items.len(), self.clock.now_unix_ms()) {
             let refused = request.items.iter().map(|_| Read::nowhere(Code::Denied));
-            self.record(&reads(refused.collect())).await?;
+            self.record(reads(refused.collect())).await?;
             return Err(too_many());
         }
         let (mut done, mut answers) = (vec![], Vec::with_capacity(request.items.len()));
@@ -125,7 +125,7 @@ impl House {
             done.extend(on_record(&controller, &item.field, &answer));
             answers.push(answer.map(|(_, matches)| matches));
         }
-        self.record(&reads(done)).await?;
+        self.record(reads(done)).await?;
         Ok(answers)
     }
 

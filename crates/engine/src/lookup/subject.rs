@@ -36,13 +36,13 @@ impl House {
             items,
         };
         if !self.lookup_rate.takes(principal, 1, self.clock.now_unix_ms()) {
-            self.record(&reads(vec![Read::nowhere(Code::Denied)])).await?;
+            self.record(reads(vec![Read::nowhere(Code::Denied)])).await?;
             return Err(too_many());
         }
         let activities: Vec<&str> =
             register.activities().iter().map(|activity| activity.id.as_str()).collect();
         let answer = self.find_under(controller, &activities, sought).await;
-        self.record(&reads(on_record(controller, &sought.field, &answer))).await?;
+        self.record(reads(on_record(controller, &sought.field, &answer))).await?;
         let (_, matches) = answer.map_err(|refusal| match refusal.code {
             Code::Invalid => CallRefusal::Invalid(format!("lookup: {}", refusal.message)),
             _ => CallRefusal::Unavailable(refusal.message),
