@@ -39,7 +39,7 @@ pub struct Options {
     pub former: Option<Arc<dyn RootHolder>>,
     /// Take the tree from an owner that is known to be dead, without waiting for its lease.
     pub take_over: bool,
-    /// Opened pages in locked memory.
+    /// Opened pages in locked memory; 0 for 48 MiB, or 4 where the system does not let so much be locked.
     pub cache_bytes: usize,
     /// Start although memory cannot be locked: for development.
     pub allow_unlocked: bool,

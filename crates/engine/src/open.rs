@@ -35,6 +35,10 @@ use crate::{BusOptions, Engine, EngineError, Options, access, announce, codec, c
 pub(crate) const FORMAT: u32 = 1;
 /// Locked memory besides the cache: value keys under way, pages being edited, the vault's own keys.
 const WORKING_BYTES: usize = 4 << 20;
+/// For opened pages where nothing else is asked for: the keys of 1.4 million values.
+const CACHE_BYTES: usize = 48 << 20;
+/// The same within the 8 MiB that most systems let a process lock: the keys of 128,000 values.
+const CACHE_BYTES_LEAST: usize = 4 << 20;
 
 /// What operators may ask of the roots at once.
 const ORDERS_MAX: usize = 4;
@@ -104,11 +108,25 @@ pub(crate) struct Looked {
     survey: Survey,
 }
 
+/// Locks memory for keys; how much of it opened pages may take.
+fn locked_cache(options: &Options) -> Result<usize, EngineError> {
+    let reserve = |cache_bytes: usize, allow_unlocked| {
+        arena::reserve(cache_bytes.saturating_add(WORKING_BYTES), allow_unlocked).map(|_| cache_bytes)
+    };
+    match options.cache_bytes {
+        0 => {
+            let least = |_| reserve(CACHE_BYTES_LEAST, options.allow_unlocked);
+            Ok(reserve(CACHE_BYTES, false).or_else(least)?)
+        }
+        cache_bytes => Ok(reserve(cache_bytes, options.allow_unlocked)?),
+    }
+}
+
 /// Owns the tree, finds the log's end and reads what the checks need. Nothing is changed.
 pub(crate) async fn look(options: &Options, layers: &mut dyn Layers) -> Result<Looked, EngineError> {
-    arena::reserve(options.cache_bytes.saturating_add(WORKING_BYTES), options.allow_unlocked)?;
+    let cache_bytes = locked_cache(options)?;
     let stores = stores(options, layers)?;
-    let tree_options = TreeOptions { cache_bytes: options.cache_bytes, take_over: options.take_over };
+    let tree_options = TreeOptions { cache_bytes, take_over: options.take_over };
     let (found, kept) =
         lease::look(&stores.keys, &stores.holder, options.former.as_ref(), tree_options).await?;
     let end = match stores.log.find_end(found.log().map_or(0, |log| log.number)).await {

@@ -4,10 +4,11 @@
 //! bumps the stamp of the pages it changes, and stamps are compared under the lock that guards the entry.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cloakroom_crypto::page::Page;
+use foldhash::fast::FixedState;
 
 use crate::layout::PageAddress;
 
@@ -22,7 +23,8 @@ pub(crate) struct Cache {
 }
 
 struct Shard {
-    pages: HashMap<PageAddress, Entry>,
+    /// Addresses are the tree's own: nobody outside can choose some that collide.
+    pages: HashMap<PageAddress, Entry, FixedState>,
     /// Second chance: a page used since it was last looked at goes round once more.
     round: VecDeque<PageAddress>,
     stamps: [u64; STAMPS],
@@ -39,8 +41,10 @@ pub(crate) struct Stamp(u64);
 
 impl Cache {
     pub(crate) fn new(bytes: usize) -> Self {
-        let shard =
-            || Mutex::new(Shard { pages: HashMap::new(), round: VecDeque::new(), stamps: [0; STAMPS] });
+        let shard = || {
+            let pages = HashMap::with_hasher(FixedState::with_seed(0));
+            Mutex::new(Shard { pages, round: VecDeque::new(), stamps: [0; STAMPS] })
+        };
         Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
             pages_per_shard: (bytes / PAGE_BYTES / SHARDS).max(2),
@@ -90,9 +94,8 @@ impl Cache {
 
     #[allow(clippy::indexing_slicing)] // both indices are taken modulo the length
     fn shard(&self, address: PageAddress) -> (MutexGuard<'_, Shard>, usize) {
-        let mut hasher = DefaultHasher::new();
-        address.hash(&mut hasher);
-        let hash = hasher.finish() as usize;
+        // Another seed than the maps', or those of one shard would be full of near-collisions.
+        let hash = FixedState::with_seed(1).hash_one(address) as usize;
         (lock(&self.shards[hash % SHARDS]), (hash / SHARDS) % STAMPS)
     }
 }

@@ -57,17 +57,25 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// Puts keys into slots. They must lie behind their subtree's end, which moves past them.
+    /// Puts keys into slots. They must lie behind their subtree's end, which moves past them, each behind the one
+    /// before.
     pub(crate) async fn fill(&mut self, slots: &[(Slot, KeyRef<'_, Slotted>)]) -> Result<(), Fault> {
-        for (slot, key) in slots {
-            let end = self.end(slot.subtree);
-            if slot.index < end && !Mutant::SlotsHandedOutAgain.lives() {
-                return Err(Fault::Slot(*slot));
+        for of_leaf in
+            slots.chunk_by(|(one, _), (next, _)| PageAddress::of(*one).0 == PageAddress::of(*next).0)
+        {
+            let (Some((first, _)), Some((last, _))) = (of_leaf.first(), of_leaf.last()) else { continue };
+            let end = self.end(first.subtree);
+            let in_order = of_leaf.is_sorted_by(|(one, _), (next, _)| one.index < next.index);
+            if !in_order || (first.index < end && !Mutant::SlotsHandedOutAgain.lives()) {
+                return Err(Fault::Slot(*first));
             }
-            self.raise(slot.subtree, slot.index.saturating_add(1)).await?;
-            let (leaf, place) = PageAddress::of(*slot);
+            self.raise(first.subtree, last.index.saturating_add(1)).await?;
+            let (leaf, _) = PageAddress::of(*first);
             self.make(leaf).await?;
-            self.draft(leaf)?.page.set(place, *key);
+            let draft = self.draft(leaf)?;
+            for (slot, key) in of_leaf {
+                draft.page.set(PageAddress::of(*slot).1, *key);
+            }
         }
         Ok(())
     }

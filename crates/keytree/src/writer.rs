@@ -130,7 +130,8 @@ impl TreeWriter {
         log: Option<FramePosition>,
     ) -> Result<CommitPosition, Fault> {
         let mut edit = Edit::new(&self.shared);
-        for (slot, _) in keys {
+        for of_subtree in keys.chunk_by(|(one, _), (next, _)| one.subtree == next.subtree) {
+            let Some((slot, _)) = of_subtree.first() else { continue };
             if slot.subtree == DIRECTORY {
                 return Err(Fault::Slot(*slot));
             }

@@ -35,9 +35,6 @@ pub const LISTEN_PORT: u16 = 7443;
 pub const ADMIN_PORT: u16 = 7444;
 /// The port for health and metrics.
 pub const HEALTH_PORT: u16 = 9464;
-/// Locked memory for opened pages of the key tree: 128,000 keys without a miss, and with what else is locked
-/// within the 8 MiB that most systems let a process lock.
-pub const CACHE_BYTES: usize = 4 << 20;
 /// Writes that may wait for the log: some commits' worth. Beyond it calls get RESOURCE_EXHAUSTED at once.
 pub const QUEUE_WRITES_MAX: usize = 1_024;
 /// Events in one group commit: more would make the first of them wait for the last.
@@ -140,11 +137,11 @@ pub struct HealthConfig {
 }
 
 /// Memory.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct MemoryConfig {
-    /// For opened pages of the key tree, locked ([`CACHE_BYTES`]); RLIMIT_MEMLOCK must allow it, and 4 MiB
-    /// besides for keys at work.
+    /// For opened pages of the key tree, locked; RLIMIT_MEMLOCK must allow it, and 4 MiB besides for keys at
+    /// work. 0: 48 MiB, or 4 where the system does not let so much be locked.
     pub cache_bytes: usize,
     /// Whether to start even where it cannot be locked: for development, where a key in swap is no loss.
     pub allow_unlocked: bool,
@@ -238,12 +235,6 @@ impl Default for AdminConfig {
 impl Default for HealthConfig {
     fn default() -> Self {
         Self { listen: here(HEALTH_PORT), gauges_ms: GAUGES_MS }
-    }
-}
-
-impl Default for MemoryConfig {
-    fn default() -> Self {
-        Self { cache_bytes: CACHE_BYTES, allow_unlocked: false }
     }
 }
 
