@@ -204,7 +204,7 @@ impl Replay {
             }
             let number = EventNumber(self.next);
             self.next = self.next.saturating_add(1);
-            let records = match announce::records(&self.house, number, Some(&self.controllers)).await {
+            let records = match self.records(number).await {
                 Ok(records) => records,
                 Err(error) => return Some(Err(error.for_call())),
             };
@@ -215,6 +215,11 @@ impl Replay {
                 }
             }
         }
+    }
+
+    async fn records(&self, number: EventNumber) -> Result<Vec<Outgoing>, crate::EngineError> {
+        let Some(event) = self.house.event(number).await? else { return Ok(vec![]) };
+        announce::records(&self.house, number, &event, Some(&self.controllers)).await
     }
 
     fn item(&self, number: EventNumber, record: Outgoing) -> Result<ReplayItem, cloakroom_bus::BusError> {
