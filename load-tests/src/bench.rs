@@ -22,7 +22,7 @@ pub(crate) const UNARY_IN_FLIGHT: usize = 64;
 /// Open load runs at this share of the best rate: where a server is, not where it breaks.
 pub(crate) const OPEN_SHARE: f64 = 0.5;
 /// Batches of Detokenize: items a call, calls in flight.
-pub(crate) const BATCHES: [(usize, usize, Kind); 2] = [(100, 16, BATCH_100), (1_000, 8, BATCH_1000)];
+pub(crate) const BATCHES: [(usize, usize, Kind); 2] = [(100, 16, BATCH_100), (1_000, 4, BATCH_1000)];
 /// People a call of Tokenize under load: 99 values.
 const WRITE_PEOPLE: u32 = 33;
 const WRITE_IN_FLIGHT: usize = 32;

@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 use crate::bench::Bench;
 use crate::chart::{Axis, Chart, Line, Scale};
 use crate::child::Child;
-use crate::drive::{Load, Outcome, Pace, Until, Work, drive};
+use crate::drive::{Load, Pace, Until, Work, drive};
 use crate::error::LoadError;
 use crate::house::{Certs, Vault, free_ports};
 use crate::machine::measured;
@@ -269,7 +269,7 @@ impl Work for Copies {
         1
     }
 
-    async fn call(&self, _: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
+    async fn call(&self, _: usize, _: &mut Draw) -> Result<(), LoadError> {
         let person = self.next.fetch_add(1, Ordering::Relaxed);
         let token = |field| self.set.token(Place::of(person, field)).to_owned();
         let order = format!("order-{person}");
@@ -294,7 +294,7 @@ impl Work for Copies {
         };
         let recorded = self.affiliate.clone().record_conversion(conversion).await;
         recorded.map_err(LoadError::call("record_conversion"))?;
-        Ok(Outcome::Answered)
+        Ok(())
     }
 }
 
@@ -310,11 +310,11 @@ impl Work for Announced {
         1
     }
 
-    async fn call(&self, connection: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
+    async fn call(&self, connection: usize, _: &mut Draw) -> Result<(), LoadError> {
         let called_unix_ms = SystemClock.now_unix_ms();
         let erasure = self.erase.erased(connection).await?;
         let mut called = self.called.lock().unwrap_or_else(PoisonError::into_inner);
         called.push((erasure.erasure_id, called_unix_ms));
-        Ok(Outcome::Answered)
+        Ok(())
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tonic::Code;
 
 use crate::error::LoadError;
 use crate::people::Draw;
@@ -21,21 +22,8 @@ pub(crate) trait Work: Send + Sync + 'static {
     /// Values or people in one call.
     fn items(&self) -> u64;
 
-    /// One call over connection `connection`, its answer checked.
-    fn call(
-        &self,
-        connection: usize,
-        draw: &mut Draw,
-    ) -> impl Future<Output = Result<Outcome, LoadError>> + Send;
-}
-
-/// What became of a call that did not fail.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Outcome {
-    /// Answered, and rightly.
-    Answered,
-    /// Sent away because too many came, where that is allowed.
-    Refused,
+    /// One call over connection `connection`, its answer checked. RESOURCE_EXHAUSTED is no failure: too many came.
+    fn call(&self, connection: usize, draw: &mut Draw) -> impl Future<Output = Result<(), LoadError>> + Send;
 }
 
 /// When calls are sent.
@@ -69,6 +57,8 @@ pub(crate) struct Load {
 const WARM_UP: f64 = 0.2;
 /// The pacer sleeps no shorter: calls due within it are sent together.
 const PACE_STEP: Duration = Duration::from_micros(100);
+/// How long a refused caller of a closed load stays away: as long as the vault asks for.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// A latency above it counts as it.
 const LATENCY_US_MAX: u64 = 60_000_000;
 /// Significant digits of a latency.
@@ -103,6 +93,12 @@ impl Figures {
     /// Items of all calls, those that do not count too.
     pub(crate) fn all_items(&self) -> f64 {
         self.sent as f64 * self.items as f64 / (self.calls as f64).max(1.0)
+    }
+
+    /// Calls sent away, of a hundred.
+    pub(crate) fn refused_percent(&self) -> f64 {
+        let refused = self.refused.len() as f64;
+        100.0 * refused / (refused + self.calls as f64).max(1.0)
     }
 
     /// Milliseconds that a share `quantile` of all calls stayed within.
@@ -140,13 +136,15 @@ pub(crate) async fn drive<W: Work>(work: &Arc<W>, load: Load, seed: u64) -> Resu
     if let Some(pacer) = pacer {
         pacer.join().map_err(|_| LoadError::Broken("the pacer".to_owned()))?;
     }
-    let seconds = match load.until {
-        Until::Time(time) => time.as_secs_f64(),
-        Until::Calls(_) => gate.begun.elapsed().as_secs_f64(),
+    let seconds = match gate.window {
+        // What was due within the window and answered long behind it was answered at the rate of all that time.
+        Some((first, end)) => all.last.map_or(end, |last| last.max(end)) - first,
+        None => gate.begun.elapsed(),
     };
+    let seconds = seconds.as_secs_f64();
     let calls = all.latency.len();
     let items = calls.saturating_mul(work.items());
-    let Tally { sent, latency, late, refused } = all;
+    let Tally { sent, latency, late, refused, .. } = all;
     Ok(Figures { sent, calls, items, seconds, latency, late, refused })
 }
 
@@ -163,19 +161,30 @@ async fn worker<W: Work>(
 ) -> Result<(), LoadError> {
     while let Some(due) = gate.next().await {
         let sent = Instant::now();
-        let outcome = work.call(number, &mut draw).await?;
+        let refused = match work.call(number, &mut draw).await {
+            Ok(()) => false,
+            Err(LoadError::Call { status, .. }) if status.code() == Code::ResourceExhausted => true,
+            Err(error) => return Err(error),
+        };
         let answered = Instant::now();
-        let mut tally = locked(&tally);
-        tally.sent = tally.sent.saturating_add(1);
-        if gate.counts(due, answered) {
-            match outcome {
-                Outcome::Answered => tally.latency.saturating_record(micros(answered, due)),
-                Outcome::Refused => tally.refused.saturating_record(micros(answered, sent)),
-            }
-            tally.late.saturating_record(micros(sent, due));
+        note(&mut locked(&tally), &gate, refused, [due, sent, answered]);
+        if refused && let Pace::Closed = gate.load.pace {
+            tokio::time::sleep(RETRY_AFTER).await;
         }
     }
     Ok(())
+}
+
+fn note(tally: &mut Tally, gate: &Gate, refused: bool, [due, sent, answered]: [Instant; 3]) {
+    tally.sent = tally.sent.saturating_add(1);
+    if gate.counts(due, answered) {
+        match refused {
+            false => tally.latency.saturating_record(micros(answered, due)),
+            true => tally.refused.saturating_record(micros(answered, sent)),
+        }
+        tally.late.saturating_record(micros(sent, due));
+        tally.last = tally.last.max(Some(answered));
+    }
 }
 
 fn micros(late: Instant, early: Instant) -> u64 {
@@ -272,19 +281,22 @@ struct Tally {
     latency: Histogram<u64>,
     late: Histogram<u64>,
     refused: Histogram<u64>,
+    /// When the last call that counts was answered.
+    last: Option<Instant>,
 }
 
 impl Tally {
     fn new() -> Result<Self, LoadError> {
         let histogram = || Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS);
         let made = || -> Result<_, hdrhistogram::CreationError> {
-            Ok(Self { sent: 0, latency: histogram()?, late: histogram()?, refused: histogram()? })
+            Ok(Self { sent: 0, latency: histogram()?, late: histogram()?, refused: histogram()?, last: None })
         };
         made().map_err(|error| LoadError::Broken(error.to_string()))
     }
 
     fn merge(&mut self, other: &Self) -> Result<(), LoadError> {
         self.sent = self.sent.saturating_add(other.sent);
+        self.last = self.last.max(other.last);
         let added = self.latency.add(&other.latency).and_then(|()| self.late.add(&other.late));
         let added = added.and_then(|()| self.refused.add(&other.refused));
         added.map_err(|error| LoadError::Broken(error.to_string()))
@@ -307,12 +319,12 @@ mod tests {
             2
         }
 
-        async fn call(&self, _: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
+        async fn call(&self, _: usize, _: &mut Draw) -> Result<(), LoadError> {
             let _turn = self.lock.lock().await;
             if self.calls.fetch_add(1, Ordering::SeqCst) == 100 {
                 tokio::time::sleep(self.stall).await;
             }
-            Ok(Outcome::Answered)
+            Ok(())
         }
     }
 
@@ -331,6 +343,14 @@ mod tests {
         assert!(figures.latency_ms(0.75) > 20.0, "{} ms", figures.latency_ms(0.75));
         assert!(figures.latency_ms(1.0) > 190.0);
         assert!(figures.late_ms(1.0) > 100.0, "what waited for a worker was late");
+    }
+
+    #[tokio::test]
+    async fn what_is_answered_late_was_answered_slowly() {
+        let until = Until::Time(Duration::from_millis(500));
+        let load = Load { in_flight: 4, pace: Pace::Open(1000.0), until };
+        let figures = drive(&stalling(2000), load, 1).await.unwrap();
+        assert!(figures.calls >= 500 && figures.seconds > 1.0, "{} in {} s", figures.calls, figures.seconds);
     }
 
     #[tokio::test]
@@ -357,10 +377,10 @@ mod tests {
             1
         }
 
-        async fn call(&self, _: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
+        async fn call(&self, _: usize, _: &mut Draw) -> Result<(), LoadError> {
             let mut left = self.0.lock().unwrap();
             *left = left.checked_sub(1).ok_or(LoadError::Usage("wrong".to_owned()))?;
-            Ok(Outcome::Answered)
+            Ok(())
         }
     }
 
@@ -378,9 +398,13 @@ mod tests {
             1
         }
 
-        async fn call(&self, _: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
+        async fn call(&self, _: usize, _: &mut Draw) -> Result<(), LoadError> {
             let taken = self.0.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
-            Ok(if taken { Outcome::Answered } else { Outcome::Refused })
+            if taken {
+                Ok(())
+            } else {
+                Err(LoadError::call("Full")(tonic::Status::resource_exhausted("full")))
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::drive::{Outcome, Work};
+use crate::drive::Work;
 use crate::error::LoadError;
 use crate::people::{Draw, FIELDS, Place};
 use crate::set::Set;
@@ -27,7 +27,7 @@ impl Work for Mixed {
         1
     }
 
-    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<Outcome, LoadError> {
+    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<(), LoadError> {
         let kind = draw.below(100);
         if kind < ERASURES && self.set.condemned() < Set::erasable(self.set.people()) {
             return self.erase.call(connection, draw).await;
@@ -44,7 +44,7 @@ impl Work for Mixed {
                 what: "ERASED though nobody asked for it".to_owned(),
             });
         }
-        Ok(Outcome::Answered)
+        Ok(())
     }
 }
 
@@ -61,7 +61,7 @@ impl Work for Again {
         u64::from(self.people).saturating_mul(FIELDS.len() as u64)
     }
 
-    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<Outcome, LoadError> {
+    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<(), LoadError> {
         let mut people = BTreeSet::new();
         while people.len() < self.people as usize {
             people.insert(self.set.living(draw).person());
@@ -72,6 +72,6 @@ impl Work for Again {
         let answer = storing_known(&self.connections, connection, items).await?;
         let tokens = places().map(|place| (place, self.set.token(place)));
         check_known(tokens, answer)?;
-        Ok(Outcome::Answered)
+        Ok(())
     }
 }

@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use tonic::Code;
-
 use crate::bench::{Bench, OPEN_SHARE};
 use crate::chart::{Axis, Chart, Line, Scale};
-use crate::drive::{Outcome, Pace, Work, drive};
+use crate::drive::{Pace, drive};
 use crate::error::LoadError;
 use crate::machine::{measured, watched};
-use crate::people::Draw;
 use crate::report::{Goal, Kind};
 use crate::work::{Read, Server};
 
@@ -49,24 +46,6 @@ const MEMORY: Kind = Kind {
     goal: Goal::RatioAtMost(1.1),
 };
 
-/// Reads that may be sent away, by RESOURCE_EXHAUSTED and nothing else.
-struct Shed(Read);
-
-impl Work for Shed {
-    fn items(&self) -> u64 {
-        self.0.items()
-    }
-
-    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<Outcome, LoadError> {
-        match self.0.call(connection, draw).await {
-            Err(LoadError::Call { status, .. }) if status.code() == Code::ResourceExhausted => {
-                Ok(Outcome::Refused)
-            }
-            answer => answer,
-        }
-    }
-}
-
 impl Bench<'_> {
     /// The best rate, half of it, three times of it, and the best rate again.
     pub(crate) async fn overload(&mut self) -> Result<(), LoadError> {
@@ -79,11 +58,11 @@ impl Bench<'_> {
 
         let connections = self.places.certs.connections(self.main.vault.address, CONNECTIONS).await?;
         let set = Arc::clone(&self.main.set);
-        let shed = Arc::new(Shed(Read { server: Server::Vault, connections, set, batch: BATCH }));
+        let reads_of_many = Arc::new(Read { server: Server::Vault, connections, set, batch: BATCH });
         let mut load = self.timed(IN_FLIGHT, Pace::Open(calls * TIMES));
         load.until = crate::drive::Until::Time(self.settings.overload);
         let pid = self.main.vault.pid();
-        let step = measured(pid, drive(&shed, load, self.seed));
+        let step = measured(pid, drive(&reads_of_many, load, self.seed));
         let ((figures, used), memory) = watched(pid, step).await?;
         self.report.step("Detokenize, 100 a call, three times of it", &figures, used);
         let offered = (figures.calls + figures.refused.len()) as f64 / figures.seconds * BATCH as f64;

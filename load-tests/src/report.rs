@@ -112,6 +112,8 @@ pub(crate) struct Step {
     p999_ms: Vec<f64>,
     /// The generator's own lateness.
     late_p99_ms: Vec<f64>,
+    /// Calls sent away with RESOURCE_EXHAUSTED, of a hundred.
+    refused_percent: Vec<f64>,
     /// Microseconds of processor that the server used an item.
     server_us: Vec<f64>,
     /// The same of the generator.
@@ -206,6 +208,7 @@ impl Report {
             step.p99_ms.push(figures.latency_ms(0.99));
             step.p999_ms.push(figures.latency_ms(0.999));
             step.late_p99_ms.push(figures.late_ms(0.99));
+            step.refused_percent.push(figures.refused_percent());
             step.server_us.push(1e6 * used.server_s / items);
             step.generator_us.push(1e6 * used.own_s / items);
         }
@@ -249,8 +252,17 @@ impl Report {
             ["", "what", "vault", "against", "min / median / max", "goal", ""].map(str::to_owned).to_vec();
         let rows = self.rows.iter().map(|row| row.line().to_vec());
         text.push_str(&aligned(std::iter::once(head).chain(rows).collect()));
-        let head =
-            ["step (medians)", "a second", "p50 ms", "p99 ms", "p99.9 ms", "late p99", "server µs", "own µs"];
+        let head = [
+            "step (medians)",
+            "a second",
+            "p50 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "late p99",
+            "refused %",
+            "server µs",
+            "own µs",
+        ];
         let steps = self.steps.iter().map(|step| {
             let medians = [
                 number(median(&step.rate)),
@@ -258,6 +270,7 @@ impl Report {
                 decimals(median(&step.p99_ms)),
                 decimals(median(&step.p999_ms)),
                 decimals(median(&step.late_p99_ms)),
+                decimals(median(&step.refused_percent)),
                 decimals(median(&step.server_us)),
                 decimals(median(&step.generator_us)),
             ];

@@ -16,7 +16,7 @@ use cloakroom_client::proto::vault::v1::{
 use cloakroom_client::{AdminClient, Wire};
 use tonic::Code;
 
-use crate::drive::{Outcome, Work};
+use crate::drive::Work;
 use crate::error::LoadError;
 use crate::people::{ACTIVITY, CONTROLLER, Draw, FIELDS, PURPOSE, Place};
 use crate::set::{Made, Name, Set};
@@ -57,14 +57,14 @@ impl Work for Read {
         self.batch as u64
     }
 
-    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<Outcome, LoadError> {
+    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<(), LoadError> {
         let places: Vec<Place> = (0..self.batch).map(|_| self.set.living(draw)).collect();
         let tokens: Vec<(Place, &str)> =
             places.iter().map(|place| (*place, self.set.token(*place))).collect();
         let mut client = of_turn(&self.connections, connection)?.clone();
         let answer = client.detokenize(reading(&tokens)).await.map_err(LoadError::call("detokenize"))?;
         check_values(&tokens, answer.into_inner(), self.server)?;
-        Ok(Outcome::Answered)
+        Ok(())
     }
 }
 
@@ -238,14 +238,14 @@ impl Work for Write {
         u64::from(self.people).saturating_mul(FIELDS.len() as u64)
     }
 
-    async fn call(&self, connection: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
+    async fn call(&self, connection: usize, _: &mut Draw) -> Result<(), LoadError> {
         let first = self.next.fetch_add(self.people, Ordering::Relaxed);
         let mut client = of_turn(&self.connections, connection)?.clone();
         let request = storing(first, self.people);
         let answer = client.tokenize(request).await.map_err(LoadError::call("tokenize"))?.into_inner();
         let made = check_tokens(first, self.people, answer)?;
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(made);
-        Ok(Outcome::Answered)
+        Ok(())
     }
 }
 
@@ -388,9 +388,9 @@ impl Work for Erase {
         1
     }
 
-    async fn call(&self, connection: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
+    async fn call(&self, connection: usize, _: &mut Draw) -> Result<(), LoadError> {
         self.erased(connection).await?;
-        Ok(Outcome::Answered)
+        Ok(())
     }
 }
 

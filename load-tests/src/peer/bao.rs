@@ -23,7 +23,7 @@ use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
 use crate::child::Child;
-use crate::drive::{Load, Outcome, Pace, Until, Work, drive};
+use crate::drive::{Load, Pace, Until, Work, drive};
 use crate::error::LoadError;
 use crate::house::{Certs, free_ports};
 use crate::people::{Draw, FIELDS, Place};
@@ -263,7 +263,7 @@ impl Work for Filling {
         self.batch
     }
 
-    async fn call(&self, connection: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
+    async fn call(&self, connection: usize, _: &mut Draw) -> Result<(), LoadError> {
         let first = self.next.fetch_add(self.batch, Ordering::Relaxed);
         let places: Vec<u64> = (first..first.saturating_add(self.batch).min(self.of)).collect();
         let key = match self.what {
@@ -279,7 +279,7 @@ impl Work for Filling {
         }
         if self.what == Fill::ToDelete {
             post(&format!("keys/{key}/config"), json!({"deletion_allowed": true})).await?;
-            return Ok(Outcome::Answered);
+            return Ok(());
         }
         let item = |place: &u64| json!({"plaintext": BASE64.encode(Place(*place).value().as_bytes())});
         let batch: Vec<Value> = places.iter().map(item).collect();
@@ -291,7 +291,7 @@ impl Work for Filling {
             return Err(wrong("too few ciphertexts"));
         }
         self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(sealed);
-        Ok(Outcome::Answered)
+        Ok(())
     }
 }
 
@@ -322,7 +322,7 @@ impl Work for Decrypt {
         self.batch as u64
     }
 
-    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<Outcome, LoadError> {
+    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<(), LoadError> {
         let places: Vec<usize> = (0..self.batch).map(|_| draw.below(self.sealed.len())).collect();
         let sealed = |at: &usize| json!({"ciphertext": self.sealed.get(*at)});
         let path = "transit/decrypt/shared";
@@ -334,11 +334,11 @@ impl Work for Decrypt {
                 return Err(wrong("too few values"));
             }
             places.iter().zip(results).try_for_each(|(at, data)| check(Place(*at as u64), data))?;
-            return Ok(Outcome::Answered);
+            return Ok(());
         };
         let answer = self.api.call(connection, Method::POST, path, &sealed(at)).await?;
         check(Place(*at as u64), &answer["data"])?;
-        Ok(Outcome::Answered)
+        Ok(())
     }
 }
 
@@ -359,13 +359,13 @@ impl Work for DecryptOwn {
         1
     }
 
-    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<Outcome, LoadError> {
+    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<(), LoadError> {
         let at = draw.below(self.sealed.len());
         let place = Place(at as u64);
         let path = format!("transit/decrypt/person-{}", place.person());
         let body = json!({"ciphertext": self.sealed.get(at)});
         check(place, &self.api.call(connection, Method::POST, &path, &body).await?["data"])?;
-        Ok(Outcome::Answered)
+        Ok(())
     }
 }
 
@@ -386,9 +386,9 @@ impl Work for Delete {
         1
     }
 
-    async fn call(&self, connection: usize, _: &mut Draw) -> Result<Outcome, LoadError> {
+    async fn call(&self, connection: usize, _: &mut Draw) -> Result<(), LoadError> {
         let path = format!("transit/keys/doomed-{}", self.next.fetch_add(1, Ordering::Relaxed));
         self.api.call(connection, Method::DELETE, &path, &Value::Null).await?;
-        Ok(Outcome::Answered)
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use crate::child::Child;
-use crate::drive::{Outcome, Work};
+use crate::drive::Work;
 use crate::error::LoadError;
 use crate::house::free_ports;
 use crate::machine::Machine;
@@ -199,7 +199,7 @@ impl Work for Select {
         1
     }
 
-    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<Outcome, LoadError> {
+    async fn call(&self, connection: usize, draw: &mut Draw) -> Result<(), LoadError> {
         let at = connection.checked_rem(self.readers.len()).and_then(|at| self.readers.get(at));
         let (client, select) = at.ok_or_else(|| LoadError::Broken("no connection".to_owned()))?;
         let place = draw.below(usize::try_from(self.rows).unwrap_or(usize::MAX)) as u64;
@@ -207,7 +207,7 @@ impl Work for Select {
         let row = client.query_one(select, &[&id, &&KEY[..]]).await.map_err(|error| broken(&error))?;
         let value: &[u8] = row.try_get(0).map_err(|error| broken(&error))?;
         if value == Place(place).value().as_bytes() {
-            Ok(Outcome::Answered)
+            Ok(())
         } else {
             let what = "another value".to_owned();
             Err(LoadError::Wrong { verb: NAME, reference: place.to_string(), what })
