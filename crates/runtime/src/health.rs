@@ -109,9 +109,12 @@ pub fn router(readiness: Readiness, metrics: Registry) -> Router {
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
-    let ready = readiness.is_ready();
-    let conditions: BTreeMap<&str, String> = (readiness.0.borrow().iter())
-        .map(|(name, state)| (*name, state.clone().err().unwrap_or_else(|| "ok".to_owned())))
+    // One look for both: an answer that says "not ready" says why.
+    let conditions = readiness.0.borrow().clone();
+    let ready = conditions.values().all(Result::is_ok);
+    let conditions: BTreeMap<&str, String> = conditions
+        .into_iter()
+        .map(|(name, state)| (name, state.err().unwrap_or_else(|| "ok".to_owned())))
         .collect();
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(json!({ "ready": ready, "conditions": conditions })))
