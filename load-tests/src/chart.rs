@@ -62,7 +62,7 @@ pub(crate) struct Chart {
 
 /// The whole picture, and what lies around the grid: left, top, right, bottom.
 const SIZE: (f64, f64) = (760.0, 420.0);
-const MARGIN: (f64, f64, f64, f64) = (78.0, 40.0, 190.0, 54.0);
+const MARGIN: (f64, f64, f64, f64) = (92.0, 40.0, 190.0, 54.0);
 /// Told apart by people who do not see all colours (Okabe and Ito), and by their dashes.
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#555555"];
 const DASHES: [&str; 6] = ["none", "7 4", "2 3", "9 3 2 3", "4 4", "1 4"];
@@ -219,10 +219,10 @@ mod tests {
     fn points_lie_where_their_values_are() {
         let svg = chart(Scale::Linear, vec![(0.0, 0.0), (10.0, 5.0)]).svg();
         // The corner of the grid, and the far corner: 10 and 5 are whole steps, so the axes end there.
-        assert!(svg.contains("points=\"78.0,366.0 570.0,40.0\""), "{svg}");
+        assert!(svg.contains("points=\"92.0,366.0 570.0,40.0\""), "{svg}");
         assert!(svg.contains("a &lt; b") && svg.contains(">vault<"));
         let svg = chart(Scale::Log, vec![(0.0, 1.0), (10.0, 1000.0), (10.0, 0.0)]).svg();
-        assert!(svg.contains("points=\"78.0,366.0 570.0,40.0\""), "{svg}");
+        assert!(svg.contains("points=\"92.0,366.0 570.0,40.0\""), "{svg}");
     }
 
     #[test]
