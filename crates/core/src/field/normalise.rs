@@ -18,15 +18,15 @@ use super::{FieldType, is_direction_mark};
 pub fn normalise(field: FieldType, value: &str) -> String {
     let mut normal = match field {
         FieldType::Email => {
-            let plain = gather(value.trim().nfc());
-            gather(Zeroizing::new(plain.to_lowercase()).nfc())
+            let plain = nfc(value.trim());
+            nfc(&Zeroizing::new(plain.to_lowercase()))
         }
         FieldType::Phone => e164(value),
         FieldType::FullName | FieldType::PostalAddress | FieldType::Text => fold(value),
         FieldType::BirthDate => iso_date(value.trim()),
         FieldType::Digits | FieldType::DocumentNumber | FieldType::Iban => {
             let plain = gather(fold(value).chars().filter(|c| c.is_alphanumeric()));
-            gather(Zeroizing::new(plain.to_uppercase()).nfkc())
+            nfkc(&Zeroizing::new(plain.to_uppercase()))
         }
         FieldType::IpAddress => {
             let text = value.trim();
@@ -36,9 +36,19 @@ pub fn normalise(field: FieldType, value: &str) -> String {
             )
         }
         FieldType::Code => Zeroizing::new(value.trim().to_owned()),
-        FieldType::FreeText => gather(value.nfc()),
+        FieldType::FreeText => nfc(value),
     };
     std::mem::take(&mut *normal)
+}
+
+/// NFC. ASCII is its own, by far the most of what comes.
+fn nfc(text: &str) -> Zeroizing<String> {
+    if text.is_ascii() { Zeroizing::new(text.to_owned()) } else { gather(text.nfc()) }
+}
+
+/// The same with compatibility forms (NFKC).
+fn nfkc(text: &str) -> Zeroizing<String> {
+    if text.is_ascii() { Zeroizing::new(text.to_owned()) } else { gather(text.nfkc()) }
 }
 
 /// The characters as one text; what it outgrows is wiped.
@@ -57,10 +67,10 @@ fn gather(chars: impl IntoIterator<Item = char>) -> Zeroizing<String> {
 
 /// Compatibility forms, case (by way of the upper case, so that ß, ẞ and ss meet) and blanks made one.
 fn fold(value: &str) -> Zeroizing<String> {
-    let plain = gather(value.nfkc().filter(|c| !is_direction_mark(*c)));
+    let plain = gather(nfkc(value).chars().filter(|c| !is_direction_mark(*c)));
     let lower = Zeroizing::new(plain.to_lowercase());
     let upper = Zeroizing::new(lower.to_uppercase());
-    let folded = gather(Zeroizing::new(upper.to_lowercase()).nfkc());
+    let folded = nfkc(&Zeroizing::new(upper.to_lowercase()));
     let words = folded.split_whitespace().enumerate();
     gather(words.flat_map(|(at, word)| (at > 0).then_some(' ').into_iter().chain(word.chars())))
 }
@@ -68,7 +78,7 @@ fn fold(value: &str) -> Zeroizing<String> {
 /// `+` and digits for a number that begins with `+` or `00`, without the `(0)` that some write after the
 /// country code; the plain digits for any other. An extension keeps its own digits after an `x`.
 fn e164(value: &str) -> Zeroizing<String> {
-    let text = gather(value.nfkc().filter(|c| !is_direction_mark(*c) && !c.is_whitespace()));
+    let text = gather(nfkc(value).chars().filter(|c| !is_direction_mark(*c) && !c.is_whitespace()));
     let (number, extension) = match text.find(['x', 'X', '#', ';', ',', 'e']) {
         Some(at) => text.split_at(at),
         None => (text.as_str(), ""),
