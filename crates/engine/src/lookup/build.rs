@@ -1,13 +1,17 @@
 //! The builder: after a start, and when other fields become look-up fields, it goes through the log and opens the
 //! living values of look-up fields, in the background.
 
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use cloakroom_core::event::{Body, ValueStored};
 use cloakroom_core::ids::{EventNumber, Slot};
 use cloakroom_core::refusal::Code;
+use cloakroom_store::Frame;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::normal;
 use crate::EngineError;
@@ -16,13 +20,16 @@ use crate::house::House;
 
 /// A log that could not be read is tried again after this long.
 const RETRY: Duration = Duration::from_secs(1);
+/// Values opened between two looks at who else waits for a processor.
+const AT_ONCE: u64 = 32;
 
 /// Keeps the table whole until the vault stops.
 pub(crate) async fn keep(house: Arc<House>, mut stop: watch::Receiver<bool>) {
+    let mut tasks = JoinSet::new();
     let work = async {
         let mut through = None;
         loop {
-            match build(&house, &mut through).await {
+            match build(&house, &mut tasks, &mut through).await {
                 Ok(()) => house.state.lookups.work.notified().await,
                 Err(error) => {
                     tracing::warn!(error = error.chain(), "tokens cannot be looked up yet");
@@ -35,15 +42,19 @@ pub(crate) async fn keep(house: Arc<House>, mut stop: watch::Receiver<bool>) {
         _ = stop.wait_for(|stop| *stop) => {}
         () = work => {}
     }
+    tasks.shutdown().await;
 }
 
+/// Frames whose values are being opened, one for each processor.
+type Tasks = JoinSet<Result<(), EngineError>>;
+
 /// Works until the table is whole. `through`: the generation in which the log has been gone through.
-async fn build(house: &House, through: &mut Option<u64>) -> Result<(), EngineError> {
+async fn build(house: &Arc<House>, tasks: &mut Tasks, through: &mut Option<u64>) -> Result<(), EngineError> {
     let lookups = &house.state.lookups;
     loop {
         let (generation, missed) = lookups.to_do();
         if *through != Some(generation) {
-            walk(house, generation).await?;
+            walk(house, tasks, generation).await?;
             *through = Some(generation);
         }
         for number in &missed {
@@ -59,18 +70,37 @@ async fn build(house: &House, through: &mut Option<u64>) -> Result<(), EngineErr
 }
 
 /// Goes through the log as far as it is durable now: what comes later the writer enters, or hands to the builder.
-async fn walk(house: &House, generation: u64) -> Result<(), EngineError> {
-    let end = *house.state.events.borrow();
+async fn walk(house: &Arc<House>, tasks: &mut Tasks, generation: u64) -> Result<(), EngineError> {
+    tasks.shutdown().await; // what a walk that failed has left
+    let (end, most) = (*house.state.events.borrow(), available_parallelism().map_or(1, NonZero::get));
     let mut at = 1;
     while at <= end && house.state.lookups.generation() == generation {
         let (frame, _) = house.log.frame_of(EventNumber(at)).await?.ok_or(EngineError::Projection)?;
-        for (number, bytes) in (frame.first_event.0..).zip(&frame.events) {
-            let number = EventNumber(number);
-            enter(house, generation, number, codec::decode(number, bytes.clone())?.body).await?;
-        }
         at = frame.first_event.0.saturating_add(frame.events.len().max(1) as u64);
-        // Reading may not have waited for anything.
-        tokio::task::yield_now().await;
+        if tasks.len() >= most {
+            joined(tasks).await?;
+        }
+        tasks.spawn(enter_frame(Arc::clone(house), generation, frame));
+    }
+    while !tasks.is_empty() {
+        joined(tasks).await?;
+    }
+    Ok(())
+}
+
+/// What the next task that ends came to.
+async fn joined(tasks: &mut Tasks) -> Result<(), EngineError> {
+    tasks.join_next().await.map_or(Ok(()), |ended| ended.unwrap_or(Err(EngineError::Stopped)))
+}
+
+async fn enter_frame(house: Arc<House>, generation: u64, frame: Frame) -> Result<(), EngineError> {
+    for (number, bytes) in (frame.first_event.0..).zip(frame.events) {
+        let number = EventNumber(number);
+        enter(&house, generation, number, codec::decode(number, bytes)?.body).await?;
+        if number.0.is_multiple_of(AT_ONCE) {
+            // Reading may not have waited for anything.
+            tokio::task::yield_now().await;
+        }
     }
     Ok(())
 }
