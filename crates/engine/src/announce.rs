@@ -123,6 +123,8 @@ impl Announcer {
                     pending.extend(records(&self.house, EventNumber(number), &event, None).await?);
                     at = number;
                 }
+                // Reading may not have waited for anything, and whoever calls has the right of way.
+                tokio::task::yield_now().await;
             }
             if !pending.is_empty() {
                 self.publisher.publish(pending).await?;

@@ -3,8 +3,10 @@
 //! The lowest level of tiles are the leaf hashes that the log keeps beside its events. Of the nodes above, each
 //! 256th level-by-level (what the higher tiles hold) is kept with the projections: one of 32 bytes for 256
 //! events, in one batch with how far they reach, so that what a crash takes is made again from the leaves. In
-//! memory is the right edge alone; a start reads it from some twenty tiles.
+//! memory are the right edge, which a start reads from some twenty tiles, and the nodes that proofs asked for last.
 
+use std::collections::HashMap;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes};
@@ -27,6 +29,9 @@ const AT_ONCE: u64 = 4_096;
 /// The tree follows the log at this distance, so that whoever asks waits for little.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
+/// Nodes kept in memory: half a mebibyte. Proofs of erasures made together differ in few of them.
+const KNOWN_MAX: usize = 8_192;
+
 /// Who follows the log hears of an event within this, or never.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -36,12 +41,26 @@ pub(crate) struct Proofs {
     edge: Mutex<Option<Growing>>,
     /// How many events it is over, for whoever does not wait for the edge.
     events: AtomicU64,
+    /// Hashes of perfect subtrees, which no later event changes.
+    known: std::sync::Mutex<HashMap<Node, Hash>>,
 }
 
 impl Proofs {
     /// Events in the tree; 0 until it was read.
     pub(crate) fn events(&self) -> u64 {
         self.events.load(Ordering::Acquire)
+    }
+
+    fn known(&self, node: Node) -> Option<Hash> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&node).copied()
+    }
+
+    fn learn(&self, node: Node, hash: Hash) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(node, hash);
     }
 }
 
@@ -113,11 +132,16 @@ impl House {
     async fn hashes(&self, span: Span) -> Result<Option<Vec<Hash>>, EngineError> {
         let mut hashes = vec![];
         for node in span.nodes() {
+            if let Some(hash) = self.proofs.known(node) {
+                hashes.push(hash);
+                continue;
+            }
             let (tile, from) = Tile::of(node);
             let Some(entries) = self.tile(tile).await? else { return Ok(None) };
             let from = usize::try_from(from).unwrap_or(usize::MAX);
             let below = entries.get(from..).unwrap_or_default();
             let Some(hash) = merkle::perfect(below, hash::node) else { return Ok(None) };
+            self.proofs.learn(node, hash);
             hashes.push(hash);
         }
         Ok(Some(hashes))
