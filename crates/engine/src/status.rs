@@ -1,15 +1,16 @@
 //! How the vault stands, and whether its log is what it should be.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cloakroom_bus::topics;
 use cloakroom_core::ids::{EventNumber, StartId};
-use cloakroom_core::merkle::Growing;
+use cloakroom_core::merkle::{self, Growing};
 use cloakroom_core::refusal::CallRefusal;
 use cloakroom_crypto::{arena, hash};
-
+use cloakroom_store::{Frame, FrameHash, Log};
 use data_encoding::{BASE64, HEXLOWER};
 
 use crate::access::NamedFiles;
@@ -198,11 +199,14 @@ impl House {
         let mut access_files = NamedFiles::default();
         let mut expected: BTreeMap<Vec<u8>, Option<bytes::Bytes>> = BTreeMap::new();
         let (mut at, mut previous, mut newest_start) = (1_u64, [0; 32], None::<StartId>);
+        let read = |at| tokio::spawn(hashed(Arc::clone(&self.log), EventNumber(at)));
+        let mut ahead = read(at);
         while at <= end {
-            let Some((frame, frame_hash)) = self.log.frame_of(EventNumber(at)).await? else {
+            let Some((frame, frame_hash, hashes)) = ahead.await.map_err(|_| EngineError::Stopped)?? else {
                 verdict.problem(format!("event {at} is missing"));
                 break;
             };
+            ahead = read(frame.first_event.0.saturating_add(frame.events.len().max(1) as u64));
             verdict.frames = verdict.frames.saturating_add(1);
             if frame.previous_hash != previous
                 || frame.at.number != verdict.frames
@@ -215,7 +219,7 @@ impl House {
             for (place, bytes) in frame.events.iter().enumerate() {
                 let number = EventNumber(at.saturating_add(place as u64));
                 let kept = kept.get(place).copied().unwrap_or_default();
-                let mut leaf = hash::leaf(bytes);
+                let mut leaf = hashes.get(place).copied().unwrap_or_default();
                 match codec::decode(number, bytes.clone()) {
                     Ok(event) => {
                         if let Some(slot) = pruned_slot(&event.body) {
@@ -279,6 +283,16 @@ impl House {
         }
         Ok(())
     }
+}
+
+/// The frame of an event with its hash, and the hashes of its events.
+async fn hashed(
+    log: Arc<dyn Log>,
+    number: EventNumber,
+) -> Result<Option<(Frame, FrameHash, Vec<merkle::Hash>)>, EngineError> {
+    let Some((frame, frame_hash)) = log.frame_of(number).await? else { return Ok(None) };
+    let hashes = frame.events.iter().map(|event| hash::leaf(event)).collect();
+    Ok(Some((frame, frame_hash, hashes)))
 }
 
 impl LogVerdict {
