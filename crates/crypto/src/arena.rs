@@ -19,7 +19,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::mm::{self, Advice, MapFlags, MlockFlags, ProtFlags};
+use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use zeroize::Zeroize;
@@ -490,12 +490,11 @@ fn advise(start: *mut std::ffi::c_void, bytes: usize, advice: Advice) -> io::Res
     Ok(unsafe { mm::madvise(start, bytes, advice) }?)
 }
 
-/// Keeps the mapping out of swap. Pages become resident as they are first touched, and stay.
+/// Keeps the mapping out of swap. All of it is resident from here on: what a vault takes does not grow while its
+/// keys come in, and no first touch meets a machine that has no page left.
 fn lock_in_memory(place: Place, bytes: usize) -> io::Result<()> {
-    let start = place.0.as_ptr().cast();
-    // SAFETY: the whole mapping of `map`; locking changes no contents. mlock2 came with Linux 4.4 and is
-    // missing in some sandboxes, where all of it is made resident at once instead.
-    Ok(unsafe { mm::mlock_with(start, bytes, MlockFlags::ONFAULT).or_else(|_| mm::mlock(start, bytes)) }?)
+    // SAFETY: the whole mapping of `map`; locking changes no contents.
+    Ok(unsafe { mm::mlock(place.0.as_ptr().cast(), bytes) }?)
 }
 
 /// Raises the soft limit to the hard one, which needs no privilege, and gives what is in force.
