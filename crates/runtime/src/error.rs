@@ -71,6 +71,9 @@ pub enum RuntimeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The system gives no thread, or no event queue for one.
+    #[error("cannot start threads for connections")]
+    Threads(#[source] io::Error),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),

@@ -5,6 +5,8 @@
 //! has a [`PeerAddress`] in its extensions and, behind TLS, a [`Principal`]; a caller whose certificate
 //! names none is answered UNAUTHENTICATED (401) before any service sees the request.
 
+mod cores;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -27,6 +29,9 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
+pub use cores::Cores;
+
+use self::cores::Seat;
 use crate::RuntimeError;
 use crate::answer::{Protocol, refuse};
 use crate::identity::{Identity, Principal, principal_of};
@@ -108,6 +113,7 @@ pub struct Listener {
     tcp: TcpListener,
     address: SocketAddr,
     config: ServeConfig,
+    cores: Option<Cores>,
 }
 
 impl Listener {
@@ -119,7 +125,14 @@ impl Listener {
         let bound = |source| RuntimeError::Bind { address, source };
         let tcp = TcpListener::bind(address).await.map_err(bound)?;
         let address = tcp.local_addr().map_err(bound)?;
-        Ok(Self { tcp, address, config })
+        Ok(Self { tcp, address, config, cores: None })
+    }
+
+    /// Serves its connections on threads of their own instead of the runtime's.
+    #[must_use]
+    pub fn on(mut self, cores: Cores) -> Self {
+        self.cores = Some(cores);
+        self
     }
 
     /// The address that is listened on.
@@ -161,10 +174,18 @@ impl Listener {
             match accepted {
                 Ok((stream, address, permit)) => {
                     let house = house.clone();
-                    tracker.spawn(async move {
-                        house.welcome(stream, address).await;
-                        drop(permit);
-                    });
+                    match self.cores.as_ref().and_then(Cores::seat) {
+                        Some(seat) => {
+                            let runtime = seat.runtime.clone();
+                            tracker.spawn_on(house.seated(stream, address, (permit, seat)), &runtime);
+                        }
+                        None => {
+                            tracker.spawn(async move {
+                                house.welcome(stream, address).await;
+                                drop(permit);
+                            });
+                        }
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
@@ -179,6 +200,9 @@ impl Listener {
         let connections_cut = if in_time { 0 } else { tracker.len() };
         cut.begin();
         tracker.wait().await;
+        if let Some(cores) = self.cores {
+            cores.end().await;
+        }
         tracing::info!(address = %self.address, connections_cut, "listener drained");
         Drained { connections_cut }
     }
@@ -222,6 +246,23 @@ struct House {
 }
 
 impl House {
+    /// The same on the thread that it is called on, whose events the stream is one of from now on.
+    fn seated(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        held: (OwnedSemaphorePermit, Seat),
+    ) -> impl Future<Output = ()> + Send {
+        let stream = stream.into_std();
+        async move {
+            match stream.and_then(TcpStream::from_std) {
+                Ok(stream) => self.welcome(stream, address).await,
+                Err(error) => tracing::warn!(%address, %error, "cannot serve a connection"),
+            }
+            drop(held);
+        }
+    }
+
     async fn welcome(&self, stream: TcpStream, address: SocketAddr) {
         let _ = stream.set_nodelay(true); // a hint: without it answers are merely slower
         let Some(identity) = &self.identity else {

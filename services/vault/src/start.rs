@@ -7,7 +7,7 @@ use axum::Router;
 use cloakroom_core::clock::Clock;
 use cloakroom_runtime::health::{self, Condition, Readiness};
 use cloakroom_runtime::identity::Identity;
-use cloakroom_runtime::serve::{Drained, Listener};
+use cloakroom_runtime::serve::{Cores, Drained, Listener, ServeConfig};
 use cloakroom_runtime::shutdown::Shutdown;
 use cloakroom_runtime::telemetry::Telemetry;
 use tokio::task::JoinHandle;
@@ -89,6 +89,10 @@ pub async fn start(
     Ok(Running { vault_address, admin_address, health_address, task })
 }
 
+/// Whoever has somebody forgotten is told to come again only where nothing goes on at all: most of the wait is for
+/// keys that are being destroyed, and all who wait are answered at once.
+const ADMIN_WAIT_MS_MAX: u64 = 5_000;
+
 /// Ends what serves health, last of all and also when the start fails.
 struct Stop(Shutdown);
 
@@ -108,9 +112,11 @@ struct Bound {
 impl Bound {
     async fn to(config: &Config) -> Result<Self, VaultError> {
         let limits = || config.limits.clone();
+        let patient =
+            ServeConfig { wait_ms_max: ADMIN_WAIT_MS_MAX.max(config.limits.wait_ms_max), ..limits() };
         Ok(Self {
-            vault: Listener::bind(config.listen, limits()).await?,
-            admin: Listener::bind(config.admin.listen, limits()).await?,
+            vault: Listener::bind(config.listen, limits()).await?.on(Cores::start()?),
+            admin: Listener::bind(config.admin.listen, patient).await?,
             health: Listener::bind(config.health.listen, limits()).await?,
         })
     }

@@ -72,6 +72,7 @@ async fn port_polling(poll: Duration, config: ServeConfig) -> Port {
     let shutdown = Shutdown::new();
     let identity = Identity::follow_every(poll, files.clone(), &shutdown).unwrap();
     let listener = Listener::bind(([127, 0, 0, 1], 0).into(), config).await.unwrap();
+    let listener = listener.on(Cores::start().unwrap());
     let address = listener.local_address();
     let (reached, slow) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let (counted, finish) = (reached.clone(), slow.clone());
@@ -81,6 +82,7 @@ async fn port_polling(poll: Duration, config: ServeConfig) -> Port {
             "/whoami",
             get(|Extension(principal): Extension<Principal>| async move { principal.to_string() }),
         )
+        .route("/thread", get(async || std::thread::current().name().unwrap_or_default().to_owned()))
         .route(
             "/slow",
             get(move || async move {
@@ -169,6 +171,39 @@ async fn grpc_and_http_see_the_same_principal() {
     assert_eq!(port.whoami(Some(&shop)).await.unwrap(), (StatusCode::OK, expected.into()));
     let status = grpc_status(port.connect(Some(&shop)).await.unwrap()).await;
     assert_eq!((status.code(), status.message()), (Code::Aborted, expected));
+}
+
+#[tokio::test]
+async fn connections_are_spread_over_the_cores_and_stay_where_they_are() {
+    let port = port(ServeConfig::default()).await;
+    let (shop, cores) = (port.caller("shop"), std::thread::available_parallelism().unwrap().get());
+    let mut open = vec![];
+    for _ in 0..2 * cores {
+        let stream = port.connect(Some(&shop)).await.unwrap();
+        let shake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (sender, connection) = shake.await.unwrap();
+        tokio::spawn(connection);
+        open.push(sender);
+    }
+    let mut rounds = vec![];
+    for _ in 0..2 {
+        let mut threads = vec![];
+        for sender in &mut open {
+            let request = Request::get("https://localhost/thread").body(Body::empty()).unwrap();
+            let body = sender.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+            threads.push(String::from_utf8(body.to_bytes().to_vec()).unwrap());
+        }
+        rounds.push(threads);
+    }
+    assert_eq!(rounds[0], rounds[1]);
+    rounds[0].sort();
+    let mut expected: Vec<String> =
+        (0..cores).flat_map(|core| [format!("core-{core}"), format!("core-{core}")]).collect();
+    expected.sort();
+    assert_eq!(rounds[0], expected);
+    drop(open);
+    port.shutdown.begin();
+    assert_eq!(port.served.await.unwrap(), Drained { connections_cut: 0 });
 }
 
 #[tokio::test]

@@ -22,9 +22,9 @@ impl VaultApi {
     ) -> Result<DescribeResponse, Status> {
         let DescribeRequest { controller, tokens } = request;
         counted(tokens.len())?;
-        let (caller, controller, asked_for) = (caller.as_str(), &controller, &tokens);
+        let (caller, asked_for) = (caller.clone(), tokens.clone());
         let asked = self.house.items(tokens.len(), |engine| async move {
-            engine.describe(caller, controller, asked_for).await
+            engine.describe(caller.as_str(), &controller, &asked_for).await
         });
         let answers = asked.await.map_err(status)?;
         let counted = self.items.of_call("describe");

@@ -29,6 +29,7 @@ impl VaultApi {
         let tokens: Vec<String> = items.into_iter().map(|item| item.token).collect();
         let count = tokens.len();
         let request = engine::DetokenizeRequest { controller, purpose, reason, masked, tokens, trace };
+        let caller = caller.clone();
         let asked = self
             .house
             .items(count, |engine| async move { engine.detokenize(caller.as_str(), request).await });

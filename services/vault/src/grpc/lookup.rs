@@ -26,6 +26,7 @@ impl VaultApi {
             .collect();
         let count = items.len();
         let request = engine::LookupRequest { controller, reason, items, trace };
+        let caller = caller.clone();
         let asked =
             self.house.items(count, |engine| async move { engine.lookup(caller.as_str(), request).await });
         let answers = asked.await.map_err(status)?;

@@ -23,9 +23,9 @@ impl VaultApi {
             items.into_iter().map(|item| (item.token, Plaintext::new(item.value.into()))).collect();
         let count = items.len();
         let trace = cloakroom_runtime::telemetry::traceparent();
-        let (caller, controller) = (caller.as_str(), &controller);
+        let caller = caller.clone();
         let asked = self.house.items(count, |engine| async move {
-            cloakroom_engine::traced(trace, engine.rectify(caller, controller, items)).await
+            cloakroom_engine::traced(trace, engine.rectify(caller.as_str(), &controller, items)).await
         });
         let answers = asked.await.map_err(status)?;
         let counted = self.items.of_call("rectify");

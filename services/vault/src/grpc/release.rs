@@ -20,9 +20,10 @@ impl VaultApi {
         let (references, items) = named(items, |item| &mut item.reference)?;
         let tokens: Vec<String> = items.into_iter().map(|item| item.token).collect();
         let count = tokens.len();
-        let (caller, controller) = (caller.as_str(), &controller);
-        let asked =
-            self.house.items(count, |engine| async move { engine.release(caller, controller, tokens).await });
+        let caller = caller.clone();
+        let asked = self
+            .house
+            .items(count, |engine| async move { engine.release(caller.as_str(), &controller, tokens).await });
         let answers = asked.await.map_err(status)?;
         let counted = self.items.of_call("release");
         let items = references.with(answers, |reference, answer| {

@@ -30,6 +30,7 @@ impl VaultApi {
             items: items.into_iter().map(engine_item).collect(),
         };
         let count = request.items.len();
+        let caller = caller.clone();
         let asked =
             self.house.items(count, |engine| async move { engine.tokenize(caller.as_str(), request).await });
         let answers = asked.await.map_err(status)?;
