@@ -115,8 +115,9 @@ impl Settings {
 pub(crate) struct Bench<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) places: Places<'a>,
-    pub(crate) echo: Echo,
-    pub(crate) to_echo: Connections,
+    /// The ceiling, and the same on threads as the vault's, each with connections to it.
+    pub(crate) echo: (Echo, Connections),
+    pub(crate) cores: (Echo, Connections),
     pub(crate) small: Stock,
     pub(crate) main: Stock,
     pub(crate) large: Stock,
@@ -133,8 +134,10 @@ pub(crate) async fn bench(settings: &Settings, progress: &dyn Fn(&str)) -> Resul
     let folder = &settings.folder;
     let certs = Certs::issue(&folder.join("certs"))?;
     let places = Places { program: &settings.program, certs: &certs, sets: &settings.sets };
-    let echo = Echo::start(&certs, folder).await?;
+    let echo = Echo::start(&certs, folder, false).await?;
     let to_echo = certs.connections(echo.address, CONNECTIONS).await?;
+    let cores = Echo::start(&certs, folder, true).await?;
+    let to_cores = certs.connections(cores.address, CONNECTIONS).await?;
     let open = async |name: &str, people| Stock::open(places, &folder.join(name), people, progress).await;
     let [small, main, large] = settings.people;
     let (small, main) = (open("small", small).await?, open("main", main).await?);
@@ -144,7 +147,8 @@ pub(crate) async fn bench(settings: &Settings, progress: &dyn Fn(&str)) -> Resul
     let peers = Peers::start(&certs, folder, people, settings.rounds, settings.all_required).await?;
     let values = [&small, &main, &large].map(Stock::values);
     let report = Report::new(machine, values, settings.command.clone());
-    let mut bench = Bench { settings, places, echo, to_echo, small, main, large, report, seed: 0 };
+    let (echo, cores) = ((echo, to_echo), (cores, to_cores));
+    let mut bench = Bench { settings, places, echo, cores, small, main, large, report, seed: 0 };
     for round in 1..=settings.rounds {
         progress(&format!("round {round} of {}", settings.rounds));
         bench.unary().await?;
@@ -165,7 +169,8 @@ pub(crate) async fn bench(settings: &Settings, progress: &dyn Fn(&str)) -> Resul
     progress("starts after kill -9");
     bench.starts().await?;
     bench.charts();
-    bench.echo.stop().await;
+    bench.echo.0.stop().await;
+    bench.cores.0.stop().await;
     for stock in [bench.small, bench.main, bench.large] {
         stock.vault.stop().await;
     }
@@ -180,7 +185,8 @@ impl Bench<'_> {
     pub(crate) fn reads(&self, server: Server, batch: usize) -> Arc<Read> {
         let connections = match server {
             Server::Vault => &self.main.connections,
-            Server::Echo => &self.to_echo,
+            Server::Echo => &self.echo.1,
+            Server::CoresEcho => &self.cores.1,
         };
         Arc::new(Read { server, connections: connections.clone(), set: Arc::clone(&self.main.set), batch })
     }
@@ -188,7 +194,8 @@ impl Bench<'_> {
     fn pid(&self, server: Server) -> u32 {
         match server {
             Server::Vault => self.main.vault.pid(),
-            Server::Echo => self.echo.pid(),
+            Server::Echo => self.echo.0.pid(),
+            Server::CoresEcho => self.cores.0.pid(),
         }
     }
 
@@ -210,6 +217,8 @@ impl Bench<'_> {
         let (echo, vault) = (self.reads(Server::Echo, 1), self.reads(Server::Vault, 1));
         let closed = self.timed(UNARY_IN_FLIGHT, Pace::Closed);
         let ceiling = self.driven("echo, unary", Server::Echo, &echo, closed).await?;
+        let cores = self.reads(Server::CoresEcho, 1);
+        self.driven("echo on a thread for each core, unary", Server::CoresEcho, &cores, closed).await?;
         let figures = self.driven("Detokenize, unary", Server::Vault, &vault, closed).await?;
         self.report.note(RATE, figures.rate(), Some(ceiling.rate()));
         let open = self.timed(UNARY_IN_FLIGHT, Pace::Open(figures.rate() * OPEN_SHARE));
@@ -237,7 +246,7 @@ impl Bench<'_> {
     async fn tokenize(&mut self) -> Result<(), LoadError> {
         let load = self.timed(WRITE_IN_FLIGHT, Pace::Closed);
         let crypto = self.alone("crypto alone, seal", ceiling::sealing).await?;
-        let work = Arc::new(Write::new(self.to_echo.clone(), WRITE_PEOPLE, 0));
+        let work = Arc::new(Write::new(self.echo.1.clone(), WRITE_PEOPLE, 0));
         let echo = self.driven("echo, Tokenize", Server::Echo, &work, load).await?;
 
         let pid = self.pid(Server::Vault);

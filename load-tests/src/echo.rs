@@ -4,9 +4,11 @@
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::thread::{self, available_parallelism};
 
 use bytes::Bytes;
 use cloakroom_client::proto::vault::v1::vault_service_server::{VaultService, VaultServiceServer};
@@ -16,9 +18,9 @@ use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
@@ -112,39 +114,62 @@ impl VaultService for Echo {
     }
 }
 
-/// Serves with the certificate `echo` of `certs` until it is killed; the first line of stdout says where.
+/// Serves with the certificate `echo` of `certs` until it is killed; the first line of stdout says where. On tokio's
+/// usual runtime, or with `cores` as the vault does: on a thread with a runtime for each processor.
 ///
 /// # Errors
 /// [`LoadError`] if it cannot begin.
-pub(crate) async fn serve(certs: &Path) -> Result<(), LoadError> {
+pub(crate) async fn serve(certs: &Path, cores: bool) -> Result<(), LoadError> {
     let tls = TlsAcceptor::from(Arc::new(tls(certs)?));
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let listener = listener.await.map_err(LoadError::system("binding a port"))?;
     let address = listener.local_addr().map_err(LoadError::system("binding a port"))?;
+    let count = if cores { available_parallelism().map_or(1, NonZero::get) } else { 1 };
+    let mut servers = vec![];
+    for _ in 0..count {
+        let (to_server, streams) = mpsc::channel(WAITING);
+        let answering = answer(tls.clone(), streams);
+        if cores {
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(LoadError::system("starting a runtime"))?;
+            thread::spawn(move || runtime.block_on(answering));
+        } else {
+            tokio::spawn(answering);
+        }
+        servers.push(to_server);
+    }
     let mut stdout = std::io::stdout();
     writeln!(stdout, "{address}").and_then(|()| stdout.flush()).map_err(LoadError::system("writing"))?;
+    for server in servers.iter().cycle() {
+        let (stream, _) = listener.accept().await.map_err(LoadError::system("accepting"))?;
+        let stream = stream.into_std().map_err(LoadError::system("accepting"))?;
+        if server.send(stream).await.is_err() {
+            break;
+        }
+    }
+    Err(LoadError::Server { name: ECHO, what: "ended".to_owned() })
+}
+
+/// Serves the streams that come, on the runtime that it runs on.
+async fn answer(tls: TlsAcceptor, mut streams: mpsc::Receiver<std::net::TcpStream>) {
     let (shaken, connections) = mpsc::channel(WAITING);
-    tokio::spawn(accept(listener, tls, shaken));
+    let shake = async move {
+        while let Some(stream) = streams.recv().await {
+            let (tls, shaken) = (tls.clone(), shaken.clone());
+            let Ok(stream) = TcpStream::from_std(stream) else { continue };
+            tokio::spawn(async move {
+                let _ = stream.set_nodelay(true); // as the vault does; without it answers are merely slower
+                if let Ok(stream) = tls.accept(stream).await {
+                    let _ = shaken.send(Ok::<_, std::io::Error>(stream)).await; // the server is gone, if this fails
+                }
+            });
+        }
+    };
     let serving = Server::builder()
         .add_service(VaultServiceServer::new(Echo))
         .serve_with_incoming(ReceiverStream::new(connections));
-    serving.await.map_err(|error| LoadError::Server { name: ECHO, what: error.to_string() })
-}
-
-async fn accept(
-    listener: TcpListener,
-    tls: TlsAcceptor,
-    shaken: mpsc::Sender<std::io::Result<TlsStream<TcpStream>>>,
-) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let (tls, shaken) = (tls.clone(), shaken.clone());
-        tokio::spawn(async move {
-            let _ = stream.set_nodelay(true); // as the vault does; without it answers are merely slower
-            if let Ok(stream) = tls.accept(stream).await {
-                let _ = shaken.send(Ok(stream)).await; // the server is gone, if this fails
-            }
-        });
-    }
+    let ((), served) = tokio::join!(shake, serving);
+    drop(served); // whoever calls sees that it is gone
 }
 
 /// Mutual TLS as `runtime::identity` sets it up.

@@ -259,14 +259,16 @@ pub(crate) struct Echo {
 }
 
 impl Echo {
-    /// Starts it and waits until it says where it answers.
+    /// Starts it and waits until it says where it answers. `cores`: on threads as the vault's.
     ///
     /// # Errors
     /// [`LoadError::Server`].
-    pub(crate) async fn start(certs: &Certs, folder: &Path) -> Result<Self, LoadError> {
+    pub(crate) async fn start(certs: &Certs, folder: &Path, cores: bool) -> Result<Self, LoadError> {
         let this = std::env::current_exe().map_err(LoadError::system("finding this program"))?;
-        let arguments = [OsString::from("echo"), certs.folder.clone().into()];
-        let mut child = Child::start(ECHO, &this, &arguments, folder.join("echo.log"))?;
+        let mut arguments = vec![OsString::from("echo"), certs.folder.clone().into()];
+        arguments.extend(cores.then(|| "--cores".into()));
+        let log = if cores { "echo-cores.log" } else { "echo.log" };
+        let mut child = Child::start(ECHO, &this, &arguments, folder.join(log))?;
         let deadline = Instant::now() + READY_WITHIN;
         loop {
             if let Some(address) = child.said().lines().next().and_then(|line| line.parse().ok()) {

@@ -76,7 +76,12 @@ enum What {
     Drive(DriveArgs),
     /// The echo
     #[command(hide = true)]
-    Echo { certs: PathBuf },
+    Echo {
+        certs: PathBuf,
+        /// On a thread with a runtime for each processor
+        #[arg(long)]
+        cores: bool,
+    },
     /// Becomes a server that ends with its parent
     #[command(name = child::RUN_CHILD, hide = true)]
     RunChild {
@@ -160,7 +165,7 @@ enum Verb {
 fn main() -> ExitCode {
     let done = match Command::parse().what {
         What::RunChild { parent, command } => Err(child::become_child(parent, &command)),
-        What::Echo { certs } => within_runtime(echo::serve(&certs)),
+        What::Echo { certs, cores } => within_runtime(echo::serve(&certs, cores)),
         What::Bench(arguments) => within_runtime(run_bench(arguments)),
         What::Drive(arguments) => within_runtime(run_drive(arguments)),
     };
