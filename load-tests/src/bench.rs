@@ -10,7 +10,7 @@ use crate::drive::{Figures, Load, Pace, Until, Work, drive};
 use crate::error::LoadError;
 use crate::house::{Certs, Echo};
 use crate::machine::{Machine, measured, written_bytes};
-use crate::mixed::{Again, Mixed};
+use crate::mixed::Again;
 use crate::peer::Peers;
 use crate::report::{Goal, Kind, Report};
 use crate::set::Set;
@@ -271,17 +271,11 @@ impl Bench<'_> {
     }
 
     async fn mixed(&mut self) -> Result<(), LoadError> {
-        let (stock, before) = (&self.main, self.main.set.condemned());
-        let work = Arc::new(Mixed {
-            connections: stock.connections.clone(),
-            set: Arc::clone(&stock.set),
-            write: Write::new(stock.connections.clone(), 1, stock.next_person()),
-            erase: stock.eraser(),
-        });
         let load = self.timed(MIXED_IN_FLIGHT, Pace::Closed);
-        self.driven("mixed: 90 % read, 9 % write, 1 % erase", Server::Vault, &work, load).await?;
-        self.main.written(&work.write).await?;
-        self.main.erased_since(before).await
+        let (figures, used) = measured(self.pid(Server::Vault), self.main.mixed(load, self.seed)).await?;
+        self.seed = self.seed.wrapping_add(1);
+        self.report.step("mixed: 90 % read, 9 % write, 1 % erase", &figures, used);
+        Ok(())
     }
 
     async fn erase(&mut self) -> Result<(), LoadError> {

@@ -177,6 +177,15 @@ pub(crate) async fn watched<T>(
     }
 }
 
+/// File descriptors that a process has open.
+///
+/// # Errors
+/// [`LoadError::File`].
+pub(crate) fn open_files(pid: u32) -> Result<usize, LoadError> {
+    let folder = PathBuf::from(format!("/proc/{pid}/fd"));
+    Ok(std::fs::read_dir(&folder).map_err(LoadError::file(&folder))?.count())
+}
+
 /// Bytes that a folder takes on the disk, whole blocks, everything below it.
 ///
 /// # Errors

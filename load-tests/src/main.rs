@@ -58,6 +58,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Values in the small, the main and the large set.
 const VALUES: [u32; 3] = [10_000, 1_000_000, 10_000_000];
 const QUICK_VALUES: [u32; 3] = [3_000, 30_000, 300_000];
+/// How often the mixed load says how it goes.
+const PARTS: u64 = 10;
 const DRIVE_VALUES: u32 = 30_000;
 
 /// Drives a real vault, checks every answer, and measures it against its ceilings
@@ -160,6 +162,8 @@ enum Verb {
     Detokenize,
     Tokenize,
     Erase,
+    /// 90 % read, 9 % store a person, 1 % erase one; what it is like in each tenth of the time
+    Mixed,
 }
 
 fn main() -> ExitCode {
@@ -253,6 +257,27 @@ async fn run_drive(arguments: DriveArgs) -> Result<(), LoadError> {
                     .await
             }
             Verb::Tokenize => stock.write((arguments.batch / 3).max(1), load, 1).await,
+            Verb::Mixed => {
+                let part = Load { until: Until::Time(seconds_of(arguments.seconds / PARTS as f64)?), ..load };
+                let mut number = 0;
+                loop {
+                    number += 1;
+                    let figures = stock.mixed(part, number).await?;
+                    let memory = machine::resident_bytes(pid)? >> 20;
+                    let files = machine::open_files(pid)?;
+                    let disk = machine::disk_bytes(&folder.path().join("vault"))? >> 20;
+                    say(&format!(
+                        "part {number}: {:.0} a second; p50 {:.2} ms, p99 {:.2} ms; {memory} MiB resident, \
+                         {files} open files, {disk} MiB on the disk",
+                        figures.rate(),
+                        figures.latency_ms(0.5),
+                        figures.latency_ms(0.99),
+                    ));
+                    if number == PARTS {
+                        break Ok(figures);
+                    }
+                }
+            }
             // As many as there are people for.
             Verb::Erase => {
                 let until = Until::Calls(set::Set::erasable(stock.set.people()) as u64);

@@ -14,6 +14,7 @@ use crate::drive::{Figures, Load, Pace, Until, drive};
 use crate::error::LoadError;
 use crate::house::{Certs, Vault};
 use crate::machine::disk_bytes;
+use crate::mixed::Mixed;
 use crate::people::{Draw, FIELDS, Place, REGISTER};
 use crate::set::Set;
 use crate::work::{Connections, Erase, Write, found, read_back, read_erased};
@@ -187,8 +188,26 @@ impl Stock {
         Ok(figures)
     }
 
+    /// All verbs at once, as [`Mixed`] has them; samples of what was written and erased are looked at again.
+    ///
+    /// # Errors
+    /// Any wrong answer, any refused call.
+    pub(crate) async fn mixed(&self, load: Load, seed: u64) -> Result<Figures, LoadError> {
+        let before = self.set.condemned();
+        let work = Arc::new(Mixed {
+            connections: self.connections.clone(),
+            set: Arc::clone(&self.set),
+            write: Write::new(self.connections.clone(), 1, self.next_person()),
+            erase: self.eraser(),
+        });
+        let figures = drive(&work, load, seed).await?;
+        self.written(&work.write).await?;
+        self.erased_since(before).await?;
+        Ok(figures)
+    }
+
     /// The verb alone.
-    pub(crate) fn eraser(&self) -> Erase {
+    fn eraser(&self) -> Erase {
         Erase { officers: self.officers.clone(), set: Arc::clone(&self.set) }
     }
 
