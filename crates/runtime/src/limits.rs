@@ -15,6 +15,7 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
@@ -28,6 +29,10 @@ pub const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// Calls that wait too long are borne for so long, and are what counts for so long: a burst passes, a queue that
 /// stands does not.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What is read of a call that is refused: what most calls have, and no more.
+const UNREAD_BYTES_MAX: usize = 1 << 20;
+const UNREAD_WITHIN: Duration = Duration::from_secs(1);
 
 /// The places of one listener, over all its connections.
 #[derive(Debug)]
@@ -139,9 +144,12 @@ impl Drop for Place {
 pub(crate) async fn limited(place: Option<Place>, request: Request<Body>, router: Router) -> Response<Body> {
     let protocol = Protocol::of(request.headers());
     let Some(place) = place else {
+        read_to_the_end(request.into_body()).await;
         return refuse(protocol, exhausted("too many calls at once", RETRY_AFTER));
     };
     if place.is_overdue(Instant::now()) {
+        drop(place);
+        read_to_the_end(request.into_body()).await;
         return refuse(protocol, exhausted("more calls than can be answered in time", RETRY_AFTER));
     }
     let deadline = deadline_of(request.headers());
@@ -158,6 +166,21 @@ pub(crate) async fn limited(place: Option<Place>, request: Request<Body>, router
         Ok(Err(never)) => match never {},
         Err(_) => refuse(protocol, Status::deadline_exceeded("the call's deadline has passed")),
     }
+}
+
+/// Lets a refused call say what it had to say: an answer before its end resets its stream, and a connection with a
+/// thousand streams that were reset while they spoke is ended as an attack (h2, `max_local_error_reset_streams`).
+async fn read_to_the_end(mut body: Body) {
+    let read = async {
+        let mut left = UNREAD_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(left) => left,
+                None => return,
+            };
+        }
+    };
+    drop(tokio::time::timeout(UNREAD_WITHIN, read).await);
 }
 
 fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
@@ -229,7 +252,6 @@ impl HttpBody for Held {
 mod tests {
     use std::convert::Infallible;
 
-    use http_body_util::BodyExt;
     use tonic::Code;
 
     use super::*;
@@ -286,6 +308,33 @@ mod tests {
         let collected = response.into_body().collect().await.unwrap();
         let status = Status::from_header_map(collected.trailers().unwrap()).unwrap();
         assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    /// A refused call whose body is so many chunks of 1 KiB, and how many of them were read.
+    async fn refused_with(chunks: usize) -> (Response<Body>, usize) {
+        let read = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&read);
+        let chunk = move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Infallible>(Bytes::from_static(&[0; 1024]))
+        };
+        let body = futures_util::stream::iter((0..chunks).map(chunk));
+        let request = call(None).map(|_| Body::from_stream(body));
+        let response = limited(None, request, answering(|| Body::from("x"))).await;
+        (response, read.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_call_is_heard_out_but_not_for_ever() {
+        let (response, read) = refused_with(100).await;
+        assert_eq!((code(&response), read), (Some(Code::ResourceExhausted), 100));
+        let (response, read) = refused_with(1_000_000).await;
+        assert_eq!((code(&response), read), (Some(Code::ResourceExhausted), UNREAD_BYTES_MAX / 1024 + 1));
+        let silent = futures_util::stream::pending::<Result<Bytes, Infallible>>();
+        let request = call(None).map(|_| Body::from_stream(silent));
+        let begun = Instant::now();
+        let response = limited(None, request, answering(|| Body::from("x"))).await;
+        assert_eq!((code(&response), begun.elapsed()), (Some(Code::ResourceExhausted), UNREAD_WITHIN));
     }
 
     #[test]
