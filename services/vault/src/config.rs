@@ -40,7 +40,7 @@ pub const QUEUE_WRITES_MAX: usize = 1_024;
 /// Events in one group commit: more would make the first of them wait for the last.
 pub const COMMIT_EVENTS_MAX: usize = 4096;
 /// The log's segments: what is sealed, pruned and copied at once.
-const SEGMENT_BYTES: u64 = 64 << 20;
+const SEGMENT_BYTES: u64 = 16 << 20;
 /// The access log's files: what one event of the log names.
 const ACCESS_FILE_BYTES: u64 = 16 << 20;
 /// Kept free on the disk: what a start, a fence and a batch need when nothing else may be written any more.

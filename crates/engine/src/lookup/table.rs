@@ -15,7 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::state::read;
 
-/// Events of one segment: what is moved for an entry that comes or goes stays within 64 KiB.
+/// Events of one segment: what is moved for an entry that comes or goes stays within 40 KiB.
 const SEGMENT_EVENTS: u64 = 4_096;
 
 /// How a value would be found, made by the task that has the value. One place in memory, wiped on drop.
@@ -26,57 +26,72 @@ pub(crate) struct Mark {
     pub(super) hash: Option<Box<Zeroizing<u64>>>,
 }
 
-/// 16 bytes a value, and the room that a segment has left.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-struct Entry {
-    hash: u64,
-    /// The event's place in its segment.
-    place: u32,
-}
-
-impl Zeroize for Entry {
-    fn zeroize(&mut self) {
-        self.hash.zeroize();
-        self.place.zeroize();
-    }
-}
-
+/// The entries of [`SEGMENT_EVENTS`] events, in the order of their hashes: 10 bytes each, and up to a quarter of room.
 #[derive(Default)]
-struct Segment(Vec<Entry>);
+struct Segment {
+    hashes: Vec<u64>,
+    /// Of each hash, its event's place in the segment.
+    places: Vec<u16>,
+}
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        self.0.zeroize();
+        self.hashes.zeroize();
+        self.places.zeroize();
     }
 }
 
 impl Segment {
-    fn insert(&mut self, entry: Entry) {
-        let Err(at) = self.0.binary_search(&entry) else { return };
-        if self.0.len() == self.0.capacity() {
-            // Vec would leave what it grew out of as it is.
-            let mut wider = Vec::with_capacity(self.0.len().saturating_mul(2).max(16));
-            wider.extend_from_slice(&self.0);
-            std::mem::swap(&mut self.0, &mut wider);
-            wider.zeroize();
+    fn insert(&mut self, hash: u64, place: u16) {
+        let from = self.first(hash);
+        let before = self.of(hash, from).take_while(|known| *known < place).count();
+        let at = from.saturating_add(before);
+        if self.of(hash, at).next() != Some(place) {
+            make_room(&mut self.hashes);
+            make_room(&mut self.places);
+            self.hashes.insert(at, hash);
+            self.places.insert(at, place);
         }
-        self.0.insert(at, entry);
     }
 
-    fn remove(&mut self, place: u32) {
-        let Some(at) = self.0.iter().position(|entry| entry.place == place) else { return };
-        self.0.copy_within(at.saturating_add(1).., at);
-        if let Some(last) = self.0.last_mut() {
-            last.zeroize();
+    fn remove(&mut self, place: u16) {
+        if let Some(at) = self.places.iter().position(|known| *known == place) {
+            take_out(&mut self.hashes, at);
+            take_out(&mut self.places, at);
         }
-        self.0.pop();
     }
 
-    fn find(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
-        let from = self.0.partition_point(|entry| entry.hash < hash);
-        let rest = self.0.get(from..).unwrap_or_default();
-        rest.iter().take_while(move |entry| entry.hash == hash).map(|entry| entry.place)
+    fn find(&self, hash: u64) -> impl Iterator<Item = u16> + '_ {
+        self.of(hash, self.first(hash))
     }
+
+    fn first(&self, hash: u64) -> usize {
+        self.hashes.partition_point(|known| *known < hash)
+    }
+
+    /// Places of the entries from `from` on that are of this hash.
+    fn of(&self, hash: u64, from: usize) -> impl Iterator<Item = u16> + '_ {
+        let entries = self.hashes.iter().zip(&self.places).skip(from);
+        entries.take_while(move |(known, _)| **known == hash).map(|(_, place)| *place)
+    }
+}
+
+/// Vec would leave what it grew out of as it is, and take twice as much.
+fn make_room<T: Copy + Zeroize>(full: &mut Vec<T>) {
+    if full.len() == full.capacity() {
+        let mut wider = Vec::with_capacity(full.len().saturating_add(full.len() / 4).max(16));
+        wider.extend_from_slice(full);
+        std::mem::swap(full, &mut wider);
+        wider.zeroize();
+    }
+}
+
+fn take_out<T: Copy + Zeroize>(entries: &mut Vec<T>, at: usize) {
+    entries.copy_within(at.saturating_add(1).., at);
+    if let Some(last) = entries.last_mut() {
+        last.zeroize();
+    }
+    entries.pop();
 }
 
 #[derive(Default)]
@@ -92,13 +107,13 @@ struct Table {
 impl Table {
     fn insert(&mut self, number: EventNumber, hash: u64) {
         if let Some((segment, place)) = place_of(number) {
-            self.segments.entry(segment).or_default().insert(Entry { hash, place });
+            self.segments.entry(segment).or_default().insert(hash, place);
         }
     }
 }
 
-fn place_of(number: EventNumber) -> Option<(u64, u32)> {
-    let place = u32::try_from(number.0 % SEGMENT_EVENTS).ok()?;
+fn place_of(number: EventNumber) -> Option<(u64, u16)> {
+    let place = u16::try_from(number.0 % SEGMENT_EVENTS).ok()?;
     Some((number.0 / SEGMENT_EVENTS, place))
 }
 
@@ -134,7 +149,7 @@ impl Lookups {
     /// Whether every living value can be found, and how many are in the table.
     pub(crate) fn figures(&self) -> (bool, u64) {
         let table = read(&self.table);
-        (table.whole, table.segments.values().map(|segment| segment.0.len() as u64).sum())
+        (table.whole, table.segments.values().map(|segment| segment.hashes.len() as u64).sum())
     }
 
     /// Other fields are look-up fields now: all entries go, and the builder begins again.
@@ -258,14 +273,15 @@ mod tests {
     fn an_entry_that_goes_leaves_its_neighbours() {
         let mut segment = Segment::default();
         for place in 0..40 {
-            segment.insert(Entry { hash: u64::from(place % 4), place });
+            segment.insert(u64::from(place % 4), place);
+            segment.insert(u64::from(place % 4), place);
         }
         for place in (0..40).step_by(2) {
             segment.remove(place);
         }
         assert_eq!((segment.find(0).count(), segment.find(2).count()), (0, 0));
         assert_eq!(segment.find(1).collect::<Vec<_>>(), (0..40).filter(|n| n % 4 == 1).collect::<Vec<_>>());
-        assert_eq!(segment.0.len(), 20);
+        assert_eq!((segment.hashes.len(), segment.places.len()), (20, 20));
     }
 
     #[test]

@@ -26,6 +26,8 @@ const FRAME_VERSION: u32 = 1;
 const PRUNED_VERSION: u32 = 2;
 /// The field that holds an event, and the last one.
 const EVENTS_TAG: u32 = 8;
+/// That field's key: its tag, and that its length stands before it.
+const EVENTS_KEY: u8 = (EVENTS_TAG as u8) << 3 | WireType::LengthDelimited as u8;
 
 /// A frame ready to be written.
 pub(super) struct Encoded {
@@ -70,6 +72,15 @@ impl Decoded {
         let kept = self.original.as_ref().and_then(|it| it.leaves.get(&u32::try_from(place).ok()?));
         kept.copied().unwrap_or_else(|| leaf(event))
     }
+}
+
+/// How long an event is after which, in `bytes`, come the key and the length of the next: a varint's bytes but its last
+/// have the high bit, and a key has not. `None` if that is not what comes.
+pub(super) fn event_before_another(bytes: &[u8]) -> Option<usize> {
+    let (_, before) = bytes.split_last().filter(|(last, _)| *last & 0x80 == 0)?;
+    let length_at = before.iter().rposition(|byte| byte & 0x80 == 0).map(|at| at + 1)?;
+    let key_at = length_at.checked_sub(1)?;
+    (bytes.get(key_at).copied() == Some(EVENTS_KEY)).then_some(key_at)
 }
 
 /// `None` where a frame is too long for its length to be told (4 GiB).
@@ -250,6 +261,10 @@ mod tests {
             let body = Bytes::copy_from_slice(encoded.body());
             let decoded = decode(&body).unwrap().unwrap();
             prop_assert_eq!(&decoded.frame, &frame);
+            for (event, places) in frame.events.iter().zip(encoded.events_at.windows(2)) {
+                let until_next = &encoded.bytes[places[0]..places[1]];
+                prop_assert_eq!(event_before_another(until_next), Some(event.len()));
+            }
             for ((event, in_file), in_body) in frame.events.iter().zip(encoded.events_at).zip(decoded.events_at) {
                 prop_assert_eq!(&encoded.bytes[in_file..in_file + event.len()], &event[..]);
                 prop_assert_eq!(in_file, in_body + framing::HEAD_BYTES);
@@ -293,6 +308,17 @@ mod tests {
             bytes.extend_from_slice(&encode(&frame).unwrap().bytes);
             let stated = if frame.durable_number < frame.at.number { frame.durable_number } else { 0 };
             prop_assert_eq!(durable_number_stated_in(&bytes), stated);
+        }
+    }
+
+    #[test]
+    fn an_event_ends_where_the_next_one_s_key_and_length_begin() {
+        let followed_by = |length: &[u8]| [&b"event"[..], &[EVENTS_KEY], length].concat();
+        for length in [&[0x00][..], &[0x7f], &[0x80, 0x01], &[0xff, 0xff, 0x03]] {
+            assert_eq!(event_before_another(&followed_by(length)), Some(5), "{length:?}");
+        }
+        for no_head in [&b""[..], b"e", b"event", &[0x80, 0x01], &[EVENTS_KEY, 0x80]] {
+            assert_eq!(event_before_another(no_head), None, "{no_head:?}");
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use cloakroom_core::ids::EventNumber;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::end::Found;
 use super::folder::{Room, free_bytes, io_error, make_folder, settle};
@@ -30,10 +31,10 @@ pub struct LogOptions {
 }
 
 impl Default for LogOptions {
-    /// Segments of 64 MiB: read in a fraction of a second at a start, few files for a billion events. A
+    /// Segments of 16 MiB: read in a moment at a start, and 60,000 events at most whose hashes are still in memory. A
     /// reserve of 256 MiB: thousands of batches of some 100 KB of pages each.
     fn default() -> Self {
-        LogOptions { segment_bytes: 64 << 20, reserve_bytes: 256 << 20 }
+        LogOptions { segment_bytes: 16 << 20, reserve_bytes: 256 << 20 }
     }
 }
 
@@ -86,6 +87,7 @@ impl EmbeddedLog {
     pub fn open(folder: &Path, hashes: Hashes, options: LogOptions) -> Result<EmbeddedLog, StoreError> {
         make_folder(folder)?;
         settle(folder)?;
+        allow_many_files();
         Ok(EmbeddedLog {
             folder: folder.to_owned(),
             hashes,
@@ -306,6 +308,14 @@ pub(super) fn misuse(what: &'static str) -> StoreError {
 /// What a panicked writer left is still whole: every change is made by one assignment or is poisoned.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Every segment's file is open, and a shell's usual soft limit is 1,024: 16 GiB.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }); // then it stays as it was
+    }
 }
 
 #[cfg(test)]

@@ -332,15 +332,17 @@ impl Segment {
 
     /// The event `number`; `None` if it is not in here.
     pub(super) fn event(&self, number: u64) -> Result<Option<Bytes>, StoreError> {
-        let Some(position) = self.with_table(|table| Ok(table.position(self.index_of(number))))? else {
+        let Some(place) = self.with_table(|table| Ok(table.place(self.index_of(number))))? else {
             return Ok(None);
         };
-        let mut event = vec![0; position.length as usize];
-        self.file
-            .read_exact_at(&mut event, u64::from(position.offset))
-            .map_err(io_error("reading an event"))?;
-        if crc32c::crc32c(&event) != position.checksum {
-            return Err(self.damaged(position.offset.into()));
+        let damaged = || self.damaged(place.offset.into());
+        let mut event = vec![0; place.until.checked_sub(place.offset).ok_or_else(damaged)? as usize];
+        self.file.read_exact_at(&mut event, u64::from(place.offset)).map_err(io_error("reading an event"))?;
+        if place.followed {
+            event.truncate(frame::event_before_another(&event).ok_or_else(damaged)?);
+        }
+        if crc32c::crc32c(&event) != place.checksum {
+            return Err(damaged());
         }
         Ok(Some(event.into()))
     }

@@ -1,4 +1,5 @@
-//! Where a segment's events and frames lie, and their leaf hashes: 12 bytes an event and 8 a frame in memory.
+//! Where a segment's events and frames lie, and their leaf hashes: 8 bytes an event and 8 a frame in memory. An event's
+//! length is not among them: what comes next in the segment tells where it ends.
 //!
 //! A sealed segment has its table in a file beside it, which saves reading the segment and is never believed
 //! over it: it is checksummed, built again where it is missing, torn or of another length, and every event
@@ -6,8 +7,8 @@
 //!
 //! ```text
 //! "CLOAKIDX" | format u32 | first event u64 | segment's bytes u64 | events u32 | frames u32
-//! | events x (offset u32, length u32, CRC-32C u32) | frames x (event u32, offset u32) | events x leaf [32]
-//! | CRC-32C of all before u32                                                       (all little-endian)
+//! | end of the last event u32 | events x (offset u32, CRC-32C u32) | frames x (event u32, offset u32)
+//! | events x leaf [32] | CRC-32C of all before u32                                  (all little-endian)
 //! ```
 
 use std::fs::{self, File};
@@ -21,17 +22,28 @@ use super::folder::{io_error, write_file};
 use crate::StoreError;
 
 const MAGIC: [u8; 8] = *b"CLOAKIDX";
-const FORMAT: u32 = 1;
-const TABLE_HEADER_BYTES: usize = 36;
-const POSITION_BYTES: usize = 12;
+/// 1 had the length of each event. Such a table is built again.
+const FORMAT: u32 = 2;
+const TABLE_HEADER_BYTES: usize = 40;
+const POSITION_BYTES: usize = 8;
 const FRAME_START_BYTES: usize = 8;
 const LEAF_BYTES: usize = 32;
 
-/// An event's bytes within its segment.
+/// Where an event begins within its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Position {
+struct Position {
+    offset: u32,
+    checksum: u32,
+}
+
+/// Where an event's bytes are to be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
     pub(super) offset: u32,
-    pub(super) length: u32,
+    /// Where the next event of its frame begins, behind its key and length; of a frame's last event, its end.
+    pub(super) until: u32,
+    /// Whether there is a next one.
+    pub(super) followed: bool,
     pub(super) checksum: u32,
 }
 
@@ -55,12 +67,14 @@ enum Leaves {
 pub(super) struct Table {
     positions: Vec<Position>,
     frames: Vec<FrameStart>,
+    /// Where the last event ends.
+    end: u32,
     leaves: Leaves,
 }
 
 impl Table {
     pub(super) fn empty() -> Table {
-        Table { positions: Vec::new(), frames: Vec::new(), leaves: Leaves::Memory(Vec::new()) }
+        Table { positions: Vec::new(), frames: Vec::new(), end: 0, leaves: Leaves::Memory(Vec::new()) }
     }
 
     /// How many events.
@@ -69,15 +83,29 @@ impl Table {
     }
 
     /// The place of the segment's event `index`.
-    pub(super) fn position(&self, index: u64) -> Option<Position> {
-        self.positions.get(usize::try_from(index).ok()?).copied()
+    pub(super) fn place(&self, index: u64) -> Option<Place> {
+        let at = usize::try_from(index).ok()?;
+        let Position { offset, checksum } = *self.positions.get(at)?;
+        let next_frame =
+            self.frames.get(self.frames_until(index)).filter(|it| u64::from(it.event) == index + 1);
+        let next_event = self.positions.get(at + 1);
+        let (until, followed) = match (next_frame, next_event) {
+            (Some(frame), _) => (frame.offset, false),
+            (None, Some(event)) => (event.offset, true),
+            (None, None) => (self.end, false),
+        };
+        Some(Place { offset, until, followed, checksum })
+    }
+
+    /// How many frames begin with this event or before.
+    fn frames_until(&self, index: u64) -> usize {
+        self.frames.partition_point(|frame| u64::from(frame.event) <= index)
     }
 
     /// The offset of the frame that holds the segment's event `index`.
     pub(super) fn frame_offset(&self, index: u64) -> Option<u64> {
-        self.position(index)?;
-        let after = self.frames.partition_point(|frame| u64::from(frame.event) <= index);
-        self.frames.get(after.checked_sub(1)?).map(|frame| u64::from(frame.offset))
+        self.positions.get(usize::try_from(index).ok()?)?;
+        self.frames.get(self.frames_until(index).checked_sub(1)?).map(|frame| u64::from(frame.offset))
     }
 
     /// The offset of the newest frame.
@@ -96,14 +124,12 @@ impl Table {
             event: u32::try_from(self.positions.len()).ok()?,
             offset: u32::try_from(offset).ok()?,
         };
+        let mut end = self.end;
         let (positions, hashes): (Vec<_>, Vec<_>) = events
             .map(|(offset, event, leaf)| {
-                let position = Position {
-                    offset: u32::try_from(offset).ok()?,
-                    length: u32::try_from(event.len()).ok()?,
-                    checksum: crc32c::crc32c(event),
-                };
-                Some((position, leaf))
+                end = u32::try_from(offset + event.len() as u64).ok()?;
+                let offset = u32::try_from(offset).ok()?;
+                Some((Position { offset, checksum: crc32c::crc32c(event) }, leaf))
             })
             .collect::<Option<Vec<_>>>()?
             .into_iter()
@@ -112,6 +138,7 @@ impl Table {
         leaves.extend(hashes);
         self.positions.extend(positions);
         self.frames.push(start);
+        self.end = end;
         Some(())
     }
 
@@ -158,9 +185,9 @@ impl Table {
         // A segment is below 4 GiB: `add` saw to it.
         bytes.put_u32_le(self.positions.len() as u32);
         bytes.put_u32_le(self.frames.len() as u32);
+        bytes.put_u32_le(self.end);
         for position in &self.positions {
             bytes.put_u32_le(position.offset);
-            bytes.put_u32_le(position.length);
             bytes.put_u32_le(position.checksum);
         }
         for frame in &self.frames {
@@ -210,19 +237,16 @@ impl Table {
             return None;
         }
         let (events, frames) = (header.get_u32_le() as usize, header.get_u32_le() as usize);
+        let end = header.get_u32_le();
         if rest.len() != events * (POSITION_BYTES + LEAF_BYTES) + frames * FRAME_START_BYTES {
             return None;
         }
         let positions = (0..events)
-            .map(|_| Position {
-                offset: rest.get_u32_le(),
-                length: rest.get_u32_le(),
-                checksum: rest.get_u32_le(),
-            })
+            .map(|_| Position { offset: rest.get_u32_le(), checksum: rest.get_u32_le() })
             .collect();
         let frames =
             (0..frames).map(|_| FrameStart { event: rest.get_u32_le(), offset: rest.get_u32_le() }).collect();
-        Some(Table { positions, frames, leaves: Leaves::File(path.to_owned()) })
+        Some(Table { positions, frames, end, leaves: Leaves::File(path.to_owned()) })
     }
 }
 
@@ -261,6 +285,11 @@ mod tests {
             [Some(80), Some(80), Some(300), None]
         );
         assert_eq!(opened.newest_frame_offset(), Some(300));
+        let bounds = |table: &Table| {
+            [0, 1, 2, 3].map(|event| table.place(event).map(|it| (it.offset, it.until, it.followed)))
+        };
+        let expected = [Some((100, 110, true)), Some((110, 200, false)), Some((310, 311, false)), None];
+        assert_eq!((bounds(&opened), bounds(&grown)), (expected, expected));
     }
 
     #[test]
