@@ -257,8 +257,8 @@ impl Arena {
         }
     }
 
-    /// A place of zeros: from the thread's own list, a long list of another thread's, the chunks, any other list, places
-    /// of the other size, new memory; in this order. `None` if there is none and none may be mapped.
+    /// A place of zeros: from the thread's own list, the chunks, other threads' lists, places of the other
+    /// size, new memory; in this order. `None` if there is none and none may be mapped.
     fn take(&self, size: Size) -> Option<Place> {
         {
             let mut home = lock(self.home());
@@ -273,17 +273,13 @@ impl Arena {
     /// Takes several at once; what is over goes to the thread's own list before anybody else may look.
     fn take_from_afar(&self, size: Size) -> Option<Place> {
         let mut ground = lock(&self.ground);
-        // Keys are made on one thread and wiped on another: what lies there goes round before more is cut.
-        let mut found = self.take_from_others(size, size.run().saturating_mul(2));
+        let mut found = ground.cut(size);
         if found.is_empty() {
-            found = ground.cut(size);
-        }
-        if found.is_empty() {
-            found = self.take_from_others(size, 1);
+            found = self.take_from_others(size);
         }
         if found.is_empty() {
             found = match size {
-                Size::Key => self.take_from_others(Size::Page, 1).into_iter().flat_map(into_keys).collect(),
+                Size::Key => self.take_from_others(Size::Page).into_iter().flat_map(into_keys).collect(),
                 Size::Page => self.put_together(&ground.starts),
             };
         }
@@ -327,12 +323,12 @@ impl Arena {
         pages
     }
 
-    /// Half of the first list that has `least`, which is not 0.
-    fn take_from_others(&self, size: Size, least: usize) -> Vec<Place> {
+    /// Half of the first list that has any.
+    fn take_from_others(&self, size: Size) -> Vec<Place> {
         for shard in &self.shards {
             let mut shard = lock(shard);
             let list = shard.list(size);
-            if list.len() >= least {
+            if !list.is_empty() {
                 return list.split_off(list.len() / 2);
             }
         }

@@ -1,8 +1,8 @@
 //! Bounded calls. A call beyond the bound, or one that has waited too long for its turn while all wait, is refused
 //! as soon as it has been heard out, with the time after which to come again: a queue would only hide the overload
-//! until every deadline in it has passed. Whoever has more calls in than the others is refused first, so that nobody starves another. The
-//! caller's deadline (`grpc-timeout`) is honoured: what it has given up on is dropped, and its place given to
-//! another.
+//! until every deadline in it has passed. Whoever has more calls in than the others is refused first, so that nobody
+//! starves another. The caller's deadline (`grpc-timeout`) is honoured: what it has given up on is dropped, and its
+//! place given to another.
 
 use std::collections::HashMap;
 use std::pin::Pin;

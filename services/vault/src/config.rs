@@ -39,8 +39,6 @@ pub const HEALTH_PORT: u16 = 9464;
 pub const QUEUE_WRITES_MAX: usize = 1_024;
 /// Events in one group commit: more would make the first of them wait for the last.
 pub const COMMIT_EVENTS_MAX: usize = 4096;
-/// The log's segments: what is sealed, pruned and copied at once.
-const SEGMENT_BYTES: u64 = 16 << 20;
 /// The access log's files: what one event of the log names.
 const ACCESS_FILE_BYTES: u64 = 16 << 20;
 /// Kept free on the disk: what a start, a fence and a batch need when nothing else may be written any more.
@@ -306,8 +304,6 @@ impl Config {
         Ok(Options {
             data: self.data.clone(),
             keys: self.keys.clone(),
-            holder,
-            former: None,
             take_over: self.take_over,
             cache_bytes: self.memory.cache_bytes,
             allow_unlocked: self.memory.allow_unlocked,
@@ -320,10 +316,10 @@ impl Config {
             lookup_burst: self.lookup.burst,
             queue_max: self.store.queue_writes_max,
             commit_events_max: self.store.commit_events_max,
-            segment_bytes: SEGMENT_BYTES,
             admins: self.admins.clone(),
             source: self.principal.clone(),
             bus: self.kafka.bus_options()?,
+            ..Options::in_folder(&self.data, holder)
         })
     }
 }

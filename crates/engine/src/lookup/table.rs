@@ -26,7 +26,7 @@ pub(crate) struct Mark {
     pub(super) hash: Option<Box<Zeroizing<u64>>>,
 }
 
-/// The entries of [`SEGMENT_EVENTS`] events, in the order of their hashes: 10 bytes each, and up to a quarter of room.
+/// The entries of [`SEGMENT_EVENTS`] events, in the order of their hashes, then of their places: 10 bytes each, and up to a quarter of room.
 #[derive(Default)]
 struct Segment {
     hashes: Vec<u64>,
@@ -43,10 +43,9 @@ impl Drop for Segment {
 
 impl Segment {
     fn insert(&mut self, hash: u64, place: u16) {
-        let from = self.first(hash);
-        let before = self.of(hash, from).take_while(|known| *known < place).count();
-        let at = from.saturating_add(before);
-        if self.of(hash, at).next() != Some(place) {
+        let (from, places) = self.of(hash);
+        if let Err(after) = places.binary_search(&place) {
+            let at = from.saturating_add(after);
             make_room(&mut self.hashes);
             make_room(&mut self.places);
             self.hashes.insert(at, hash);
@@ -62,17 +61,14 @@ impl Segment {
     }
 
     fn find(&self, hash: u64) -> impl Iterator<Item = u16> + '_ {
-        self.of(hash, self.first(hash))
+        self.of(hash).1.iter().copied()
     }
 
-    fn first(&self, hash: u64) -> usize {
-        self.hashes.partition_point(|known| *known < hash)
-    }
-
-    /// Places of the entries from `from` on that are of this hash.
-    fn of(&self, hash: u64, from: usize) -> impl Iterator<Item = u16> + '_ {
-        let entries = self.hashes.iter().zip(&self.places).skip(from);
-        entries.take_while(move |(known, _)| **known == hash).map(|(_, place)| *place)
+    /// Where the entries of this hash begin, and their places, in order.
+    fn of(&self, hash: u64) -> (usize, &[u16]) {
+        let from = self.hashes.partition_point(|known| *known < hash);
+        let until = self.hashes.partition_point(|known| *known <= hash);
+        (from, self.places.get(from..until).unwrap_or_default())
     }
 }
 

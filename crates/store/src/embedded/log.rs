@@ -80,7 +80,7 @@ pub(super) struct Tail {
 impl EmbeddedLog {
     /// Opens the log in `folder`, which is made where missing and must belong to this process
     /// ([`super::Folder`]). Syncs it and drops it from the page cache; looks at nothing else before
-    /// [`Log::find_end`].
+    /// [`Log::find_end`]. Raises the process's soft limit of open files to the hard one.
     ///
     /// # Errors
     /// [`StoreError::Io`] if the folder cannot be made, listed or synced.
@@ -349,6 +349,19 @@ mod tests {
         log.find_end_now(0).unwrap();
         log.cut_now().unwrap();
         log
+    }
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_hard_limit_allows() {
+        let before = getrlimit(Resource::Nofile);
+        setrlimit(
+            Resource::Nofile,
+            Rlimit { current: before.maximum.map(|most| most / 2).or(Some(512)), ..before },
+        )
+        .unwrap();
+        let place = tempfile::tempdir().unwrap();
+        EmbeddedLog::open(place.path(), HASHES, LogOptions::default()).unwrap();
+        assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);
     }
 
     #[test]
