@@ -1,6 +1,7 @@
 //! What downstreams answer becomes events; when nobody owes anything, the certificate is signed.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use cloakroom_core::event::{Ack, Body};
 use cloakroom_core::ids::EventNumber;
 use cloakroom_crypto::sign::VerifyingKey;
 use cloakroom_proto::bus::v1 as bus;
+use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
 use crate::codec;
@@ -97,11 +99,15 @@ async fn take_in(house: &House, subscription: &Subscription, records: Vec<Incomi
             Err(refused) => tracing::warn!(code = refused.code(), "an answer is refused"),
         }
     }
-    for (fence, acks) in by_fence {
-        if let Err(reason) = collect(house, fence, acks).await {
-            tracing::warn!(?reason, "answers wait for the writer");
-            return false; // not committed: the writer has stopped, they come again with the next start
-        }
+    // At once, so that one commit of the log holds the events of many erasures.
+    let waits = stream::iter(by_fence)
+        .map(|(fence, acks)| collect(house, fence, acks))
+        .buffer_unordered(AT_ONCE)
+        .filter_map(|collected| ready(collected.err()))
+        .fold(None, |_, reason| ready(Some(reason)));
+    if let Some(reason) = waits.await {
+        tracing::warn!(?reason, "answers wait for the writer");
+        return false; // not committed: the writer has stopped, they come again with the next start
     }
     for position in &positions {
         if let Err(error) = subscription.commit(position) {

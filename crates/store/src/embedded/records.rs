@@ -85,16 +85,25 @@ impl EmbeddedRecords {
         Ok(records)
     }
 
-    fn apply_now(&self, batch: Batch) -> Result<(), StoreError> {
+    /// A batch costs sled two writes and two waits for the disk of its own, one change none: it is atomic by itself.
+    fn apply_now(&self, mut batch: Batch) -> Result<(), StoreError> {
         self.sound()?;
-        let mut changes = sled::Batch::default();
-        for (key, value) in batch.changes {
-            match value {
-                Some(value) => changes.insert(key, &value[..]),
-                None => changes.remove(key),
+        let applied = match (batch.changes.pop(), batch.changes.is_empty()) {
+            (None, _) => Ok(()),
+            (Some((key, Some(value))), true) => self.database.insert(key, &value[..]).map(drop),
+            (Some((key, None)), true) => self.database.remove(key).map(drop),
+            (Some(last), false) => {
+                let mut changes = sled::Batch::default();
+                for (key, value) in batch.changes.into_iter().chain([last]) {
+                    match value {
+                        Some(value) => changes.insert(key, &value[..]),
+                        None => changes.remove(key),
+                    }
+                }
+                self.database.apply_batch(changes)
             }
-        }
-        self.database.apply_batch(changes).map_err(database_error("applying a batch")).inspect_err(|_| {
+        };
+        applied.map_err(database_error("applying a batch")).inspect_err(|_| {
             self.broken.store(true, Ordering::SeqCst);
         })
     }
