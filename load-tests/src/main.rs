@@ -45,7 +45,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use bench::{Settings, run_folder};
-use drive::{Load, Pace, Until};
+use drive::{Figures, Load, Pace, Until};
 use error::LoadError;
 use house::Certs;
 use stock::Stock;
@@ -259,10 +259,11 @@ async fn run_drive(arguments: DriveArgs) -> Result<(), LoadError> {
             Verb::Tokenize => stock.write((arguments.batch / 3).max(1), load, 1).await,
             Verb::Mixed => {
                 let part = Load { until: Until::Time(seconds_of(arguments.seconds / PARTS as f64)?), ..load };
-                let mut number = 0;
+                let (mut number, mut sent) = (0, 0);
                 loop {
                     number += 1;
                     let figures = stock.mixed(part, number).await?;
+                    sent += figures.sent;
                     let memory = machine::resident_bytes(pid)? >> 20;
                     let files = machine::open_files(pid)?;
                     let disk = machine::disk_bytes(&folder.path().join("vault"))? >> 20;
@@ -274,7 +275,7 @@ async fn run_drive(arguments: DriveArgs) -> Result<(), LoadError> {
                         figures.latency_ms(0.99),
                     ));
                     if number == PARTS {
-                        break Ok(figures);
+                        break Ok(Figures { sent, ..figures }); // the processor time is of all parts
                     }
                 }
             }
