@@ -22,6 +22,8 @@ use crate::proposal::Declined;
 const GROUP_PREFIX: &str = "cloakroom.vault.";
 /// Answers that are there are taken in together, up to this many.
 const AT_ONCE: usize = 1_000;
+/// Erasures whose answers are made events at once: enough for one commit, and no more of the writer's queue.
+const ERASURES_AT_ONCE: usize = 64;
 const PAUSE: Duration = Duration::from_millis(500);
 /// Evidence and reasons are codes; what is longer is cut.
 const CODE_MAX: usize = 256;
@@ -102,7 +104,7 @@ async fn take_in(house: &House, subscription: &Subscription, records: Vec<Incomi
     // At once, so that one commit of the log holds the events of many erasures.
     let waits = stream::iter(by_fence)
         .map(|(fence, acks)| collect(house, fence, acks))
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(ERASURES_AT_ONCE)
         .filter_map(|collected| ready(collected.err()))
         .fold(None, |_, reason| ready(Some(reason)));
     if let Some(reason) = waits.await {
