@@ -167,9 +167,6 @@ impl Subscription {
             return Ok(());
         }
         let address = self.config.bootstrap.resolve().await;
-        let embedded = is_embedded(&self.config);
-        // Whoever joins or sees a new topic waits for the embedded broker until a second before a session's end, twice.
-        let (session_ms, heartbeat_ms) = if embedded { ("2000", "500") } else { ("6000", "1500") };
         let consumer: StreamConsumer<Tracing> = client_config(&self.config, &address)
             .set("group.id", &self.group)
             .set("partition.assignment.strategy", "cooperative-sticky")
@@ -177,13 +174,13 @@ impl Subscription {
             .set("enable.auto.offset.store", "false") // only what was processed is stored
             .set("enable.auto.commit", "true")
             .set("auto.commit.interval.ms", "250")
-            .set("session.timeout.ms", session_ms)
-            .set("heartbeat.interval.ms", heartbeat_ms)
+            .set("session.timeout.ms", "6000")
+            .set("heartbeat.interval.ms", "1500")
             .set("max.poll.interval.ms", "3600000") // a vendor may take its time
             .set("topic.metadata.refresh.interval.ms", "2000") // topics made later
             .set("allow.auto.create.topics", "false")
             // The embedded broker answers a fetch only when this is over, Kafka when there is something.
-            .set("fetch.wait.max.ms", if embedded { "50" } else { "500" })
+            .set("fetch.wait.max.ms", if is_embedded(&self.config) { "50" } else { "500" })
             .set("queued.max.messages.kbytes", "16384")
             .create_with_context(Tracing)
             .map_err(|error| BusError::of(&error))?;
