@@ -5,7 +5,7 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloakroom_bus::{BusConfig, Incoming, Keyring, Position, Subscription, Verified, topics, verify};
+use cloakroom_bus::{BusConfig, Incoming, Keyring, Subscription, Verified, topics, verify};
 use cloakroom_core::event::{Ack, Body};
 use cloakroom_core::ids::EventNumber;
 use cloakroom_crypto::sign::VerifyingKey;
@@ -40,7 +40,6 @@ pub(crate) async fn run(house: Arc<House>, config: BusConfig, mut stop: watch::R
 
 async fn follow(house: &House, subscription: &mut Subscription) {
     let mut events = house.state.events.subscribe();
-    let mut pending: Option<Incoming> = None;
     loop {
         let wanted: Vec<String> =
             house.state.registers().keys().map(|controller| topics::ack(controller)).collect();
@@ -55,12 +54,9 @@ async fn follow(house: &House, subscription: &mut Subscription) {
             }
             continue;
         }
-        let first = match pending.take() {
-            Some(first) => Ok(first),
-            None => tokio::select! {
-                first = subscription.next() => first,
-                _ = events.changed() => continue,
-            },
+        let first = tokio::select! {
+            first = subscription.next() => first,
+            _ = events.changed() => continue,
         };
         match first {
             Ok(first) => {
@@ -71,7 +67,9 @@ async fn follow(house: &House, subscription: &mut Subscription) {
                 {
                     records.push(next);
                 }
-                if !take_in(house, subscription, records).await {
+                // Nothing is read past them: an offset that is committed later would cover theirs.
+                while let Err(reason) = take_in(house, subscription, &records).await {
+                    tracing::warn!(?reason, "answers wait for the writer");
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -84,13 +82,11 @@ async fn follow(house: &House, subscription: &mut Subscription) {
 }
 
 /// Takes answers in; their offsets are committed once the events are durable.
-async fn take_in(house: &House, subscription: &Subscription, records: Vec<Incoming>) -> bool {
+async fn take_in(house: &House, subscription: &Subscription, records: &[Incoming]) -> Result<(), Declined> {
     let keyring = keyring(house);
-    let mut positions: Vec<Position> = vec![];
     let mut by_fence: BTreeMap<EventNumber, Vec<Ack>> = BTreeMap::new();
     for record in records {
-        positions.push(record.position.clone());
-        match verify(record, &keyring) {
+        match verify(record.clone(), &keyring) {
             Ok(verified) => {
                 if let Some((fence, ack)) = read(house, &verified).await {
                     by_fence.entry(fence).or_default().push(ack);
@@ -102,21 +98,17 @@ async fn take_in(house: &House, subscription: &Subscription, records: Vec<Incomi
         }
     }
     // At once, so that one commit of the log holds the events of many erasures.
-    let waits = stream::iter(by_fence)
+    let collected = stream::iter(by_fence)
         .map(|(fence, acks)| collect(house, fence, acks))
         .buffer_unordered(ERASURES_AT_ONCE)
-        .filter_map(|collected| ready(collected.err()))
-        .fold(None, |_, reason| ready(Some(reason)));
-    if let Some(reason) = waits.await {
-        tracing::warn!(?reason, "answers wait for the writer");
-        return false; // not committed: the writer has stopped, they come again with the next start
-    }
-    for position in &positions {
-        if let Err(error) = subscription.commit(position) {
+        .fold(Ok(()), |all, one| ready(all.and(one)));
+    collected.await?;
+    for record in records {
+        if let Err(error) = subscription.commit(&record.position) {
             tracing::warn!(%error, "an offset is not committed");
         }
     }
-    true
+    Ok(())
 }
 
 fn keyring(house: &House) -> Keyring {
@@ -164,7 +156,13 @@ async fn collect(house: &House, fence: EventNumber, acks: Vec<Ack>) -> Result<()
         let Some(erasure) = house.state.open_erasure(fence) else { return Ok(()) }; // completed before
         let Some(news) = erasure.decide_acks(acks.clone()) else { return Ok(()) };
         match house.propose_on(&erasure, Body::AcksCollected(news)).await {
-            Ok(()) => return settle(house, fence).await,
+            Ok(()) => {
+                // The answers are durable: what cannot be completed now, the sweep tries again.
+                if let Err(reason) = settle(house, fence).await {
+                    tracing::warn!(?reason, "an erasure waits for the writer");
+                }
+                return Ok(());
+            }
             Err(Declined::Stale) => {}
             Err(reason) => return Err(reason),
         }

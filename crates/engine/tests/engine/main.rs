@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 mod access;
+mod acks;
 mod backup;
 mod branches;
 mod concurrent;

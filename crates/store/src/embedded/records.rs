@@ -85,22 +85,21 @@ impl EmbeddedRecords {
         Ok(records)
     }
 
-    /// A batch costs sled two writes and two waits for the disk of its own, one change none: it is atomic by itself.
-    fn apply_now(&self, mut batch: Batch) -> Result<(), StoreError> {
+    /// A batch makes sled write twice and wait for the disk each time. One change is atomic without.
+    fn apply_now(&self, batch: Batch) -> Result<(), StoreError> {
         self.sound()?;
-        let applied = match (batch.changes.pop(), batch.changes.is_empty()) {
-            (None, _) => Ok(()),
-            (Some((key, Some(value))), true) => self.database.insert(key, &value[..]).map(drop),
-            (Some((key, None)), true) => self.database.remove(key).map(drop),
-            (Some(last), false) => {
-                let mut changes = sled::Batch::default();
-                for (key, value) in batch.changes.into_iter().chain([last]) {
+        let applied = match batch.changes.as_slice() {
+            [(key, Some(value))] => self.database.insert(key, &value[..]).map(drop),
+            [(key, None)] => self.database.remove(key).map(drop),
+            changes => {
+                let mut together = sled::Batch::default();
+                for (key, value) in changes {
                     match value {
-                        Some(value) => changes.insert(key, &value[..]),
-                        None => changes.remove(key),
+                        Some(value) => together.insert(key.as_slice(), &value[..]),
+                        None => together.remove(key.as_slice()),
                     }
                 }
-                self.database.apply_batch(changes)
+                self.database.apply_batch(together)
             }
         };
         applied.map_err(database_error("applying a batch")).inspect_err(|_| {
