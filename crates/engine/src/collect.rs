@@ -5,14 +5,16 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloakroom_bus::{BusConfig, Incoming, Keyring, Subscription, Verified, topics, verify};
+use cloakroom_bus::{BusConfig, Incoming, Keyring, Position, Subscription, Verified, topics, verify};
 use cloakroom_core::event::{Ack, Body};
 use cloakroom_core::ids::EventNumber;
 use cloakroom_crypto::sign::VerifyingKey;
 use cloakroom_proto::bus::v1 as bus;
+use cloakroom_store::StoreError;
 use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
+use crate::EngineError;
 use crate::codec;
 use crate::house::{House, TRIES};
 use crate::proposal::Declined;
@@ -67,11 +69,7 @@ async fn follow(house: &House, subscription: &mut Subscription) {
                 {
                     records.push(next);
                 }
-                // Nothing is read past them: an offset that is committed later would cover theirs.
-                while let Err(reason) = take_in(house, subscription, &records).await {
-                    tracing::warn!(?reason, "answers wait for the writer");
-                    tokio::time::sleep(PAUSE).await;
-                }
+                take_in(house, subscription, records).await;
             }
             Err(error) => {
                 tracing::warn!(%error, "collecting waits");
@@ -81,12 +79,14 @@ async fn follow(house: &House, subscription: &mut Subscription) {
     }
 }
 
-/// Takes answers in; their offsets are committed once the events are durable.
-async fn take_in(house: &House, subscription: &Subscription, records: &[Incoming]) -> Result<(), Declined> {
+/// Takes answers in; their offsets are committed once the events are durable. Waits for a log that cannot be read or
+/// written now: nothing may be read past them, for an offset that is committed later would cover theirs.
+async fn take_in(house: &House, subscription: &Subscription, records: Vec<Incoming>) {
+    let positions: Vec<Position> = records.iter().map(|record| record.position.clone()).collect();
     let keyring = keyring(house);
     let mut by_fence: BTreeMap<EventNumber, Vec<Ack>> = BTreeMap::new();
     for record in records {
-        match verify(record.clone(), &keyring) {
+        match verify(record, &keyring) {
             Ok(verified) => {
                 if let Some((fence, ack)) = read(house, &verified).await {
                     by_fence.entry(fence).or_default().push(ack);
@@ -97,18 +97,24 @@ async fn take_in(house: &House, subscription: &Subscription, records: &[Incoming
             Err(refused) => tracing::warn!(code = refused.code(), "an answer is refused"),
         }
     }
-    // At once, so that one commit of the log holds the events of many erasures.
-    let collected = stream::iter(by_fence)
-        .map(|(fence, acks)| collect(house, fence, acks))
-        .buffer_unordered(ERASURES_AT_ONCE)
-        .fold(Ok(()), |all, one| ready(all.and(one)));
-    collected.await?;
-    for record in records {
-        if let Err(error) = subscription.commit(&record.position) {
+    while let Err(reason) = collect_all(house, by_fence.clone()).await {
+        tracing::warn!(?reason, "answers wait for the writer");
+        tokio::time::sleep(PAUSE).await;
+    }
+    for position in &positions {
+        if let Err(error) = subscription.commit(position) {
             tracing::warn!(%error, "an offset is not committed");
         }
     }
-    Ok(())
+}
+
+/// At once, so that one commit of the log holds the events of many erasures.
+async fn collect_all(house: &House, by_fence: BTreeMap<EventNumber, Vec<Ack>>) -> Result<(), Declined> {
+    stream::iter(by_fence)
+        .map(|(fence, acks)| collect(house, fence, acks))
+        .buffer_unordered(ERASURES_AT_ONCE)
+        .fold(Ok(()), |all, one| ready(all.and(one)))
+        .await
 }
 
 fn keyring(house: &House) -> Keyring {
@@ -126,9 +132,9 @@ fn keyring(house: &House) -> Keyring {
 async fn read(house: &House, verified: &Verified) -> Option<(EventNumber, Ack)> {
     let ack: bus::Ack = verified.decode().ok()?;
     let (fence, value_index) = house.state.ids.read_purge(&ack.purge_id)?;
-    let erasure = house.fence(fence).await.ok()??;
+    let erasure = when_read(|| house.fence(fence)).await?;
     let value = *erasure.values.get(usize::try_from(value_index).ok()?)?;
-    let Body::ValueStored(stored) = house.event(value).await.ok()??.body else { return None };
+    let Body::ValueStored(stored) = when_read(|| house.event(value)).await?.body else { return None };
     let controller = house.state.register(&erasure.controller)?;
     let fits = ack.downstream == verified.signer
         && verified.position.topic == topics::ack(&erasure.controller)
@@ -148,6 +154,26 @@ async fn read(house: &House, verified: &Verified) -> Option<(EventNumber, Ack)> 
         at: ack.at_unix_ms,
     };
     Some((fence, ack))
+}
+
+/// What it gives, asked again and again while the disk fails. What is damaged stays so: the answer fits nothing.
+async fn when_read<T, F>(mut ask: impl FnMut() -> F) -> Option<T>
+where
+    F: Future<Output = Result<Option<T>, EngineError>>,
+{
+    loop {
+        match ask().await {
+            Ok(found) => return found,
+            Err(EngineError::Store(error @ (StoreError::Io { .. } | StoreError::Database { .. }))) => {
+                tracing::warn!(%error, "answers wait for the disk");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => {
+                tracing::error!(error = error.chain(), "what an answer is about cannot be read");
+                return None;
+            }
+        }
+    }
 }
 
 /// Makes events of what is news, and completes the erasure when nobody owes an answer.
@@ -191,12 +217,21 @@ pub(crate) async fn settle(house: &House, fence: EventNumber) -> Result<(), Decl
 pub(crate) async fn sweep(house: Arc<House>, mut stop: watch::Receiver<bool>) {
     let mut changes = house.state.erasure_changes.subscribe();
     loop {
-        for erasure in house.state.open_erasures() {
-            let due = erasure.decide_completion().is_some()
-                || erasure.decide_overdue(house.clock.now_unix_ms()).is_some();
-            if due && let Err(reason) = settle(&house, erasure.fence).await {
-                tracing::warn!(?reason, "an erasure waits for the writer");
-            }
+        let mut due = house.state.open_erasures();
+        let now = house.clock.now_unix_ms();
+        due.retain(|erasure| erasure.decide_completion().is_some() || erasure.decide_overdue(now).is_some());
+        let settled = stream::iter(due)
+            .map(|erasure| settle(&house, erasure.fence))
+            .buffer_unordered(ERASURES_AT_ONCE)
+            .for_each(|settled| {
+                if let Err(reason) = settled {
+                    tracing::warn!(?reason, "an erasure waits for the writer");
+                }
+                ready(())
+            });
+        tokio::select! {
+            () = settled => {}
+            _ = stop.wait_for(|stop| *stop) => return,
         }
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,

@@ -1,12 +1,15 @@
-//! What downstreams answer while the log has no room.
+//! What downstreams answer while the disk is full, or cannot be read.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use cloakroom_bus::{
     Bootstrap, BusConfig, EmbeddedBroker, Kind, Outgoing, Publisher, Signer, read_topic, topics,
 };
+use cloakroom_core::ids::EventNumber;
 use cloakroom_crypto::sign::SigningKey;
 use cloakroom_engine::open::Layers;
 use cloakroom_engine::{BusOptions, Engine, Opened, Options, Registration};
@@ -20,35 +23,51 @@ use crate::house::{ADMIN, DPO, House, MAIL, SEE, erasure_of, person, register};
 /// A group's first member waits for the embedded broker, and again for a topic that it sees later.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Whether there is room, and how often there was none.
+/// What is wrong with the disk, and how often it was met.
 #[derive(Default)]
-struct Room {
-    none: AtomicBool,
+struct Disk {
+    full: AtomicBool,
+    unreadable: AtomicBool,
     refused: AtomicU64,
 }
 
-struct Limited {
-    inner: Arc<EmbeddedLog>,
-    room: Arc<Room>,
+impl Disk {
+    fn refuses(&self, why: &AtomicBool) -> bool {
+        let refuses = why.load(Ordering::SeqCst);
+        self.refused.fetch_add(refuses.into(), Ordering::SeqCst);
+        refuses
+    }
 }
 
-impl Log for Limited {
-    log_through!(inner: find_end cut sync event frame_of leaves sealed prune);
+struct Faulty {
+    inner: Arc<EmbeddedLog>,
+    disk: Arc<Disk>,
+}
+
+impl Log for Faulty {
+    log_through!(inner: find_end cut sync frame_of leaves sealed prune);
 
     fn append(&self, frame: &Frame, urgent: bool) -> Answer<'_, Result<FrameHash, StoreError>> {
-        if self.room.none.load(Ordering::SeqCst) {
-            self.room.refused.fetch_add(1, Ordering::SeqCst);
+        if self.disk.refuses(&self.disk.full) {
             return Answer::now(Err(StoreError::Full { free_bytes: 0, reserved_bytes: 1 }));
         }
         self.inner.append(frame, urgent)
     }
+
+    fn event(&self, number: EventNumber) -> Answer<'_, Result<Option<Bytes>, StoreError>> {
+        if self.disk.refuses(&self.disk.unreadable) {
+            let source = io::Error::from(io::ErrorKind::TimedOut);
+            return Answer::now(Err(StoreError::Io { what: "reading", source }));
+        }
+        self.inner.event(number)
+    }
 }
 
-struct Disk(Arc<Room>);
+struct On(Arc<Disk>);
 
-impl Layers for Disk {
+impl Layers for On {
     fn log(&mut self, inner: Arc<EmbeddedLog>) -> Arc<dyn Log> {
-        Arc::new(Limited { inner, room: Arc::clone(&self.0) })
+        Arc::new(Faulty { inner, disk: Arc::clone(&self.0) })
     }
 }
 
@@ -89,13 +108,22 @@ async fn answers(kafka: &BusConfig) -> Vec<Outgoing> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_the_log_has_no_room_for_are_taken_in_once_it_has() {
+    answers_come_in_after(|disk| &disk.full).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_about_what_cannot_be_read_now_are_taken_in_once_it_can() {
+    answers_come_in_after(|disk| &disk.unreadable).await;
+}
+
+async fn answers_come_in_after(fault: fn(&Disk) -> &AtomicBool) {
     let place = tempfile::tempdir().unwrap();
     let port = place.path().join("kafka.port");
     let _broker = EmbeddedBroker::start(&port).unwrap();
     let kafka = BusConfig::plaintext(Bootstrap::PortFile(port));
-    let (house, room) = (House::new(), Arc::new(Room::default()));
+    let (house, disk) = (House::new(), Arc::new(Disk::default()));
     let options = Options { bus: BusOptions::Kafka(kafka.clone()), ..house.options() };
-    let opened = Engine::open_over(options, house.clock.clone(), &mut Disk(Arc::clone(&room))).await;
+    let opened = Engine::open_over(options, house.clock.clone(), &mut On(Arc::clone(&disk))).await;
     let Opened::Ready(engine) = opened.unwrap() else { panic!("the gate is closed") };
     engine.apply_register(ADMIN, &register(SEE), false).await.unwrap();
     let key = Arc::new(SigningKey::generate());
@@ -110,12 +138,12 @@ async fn answers_that_the_log_has_no_room_for_are_taken_in_once_it_has() {
     let (erasure, _) = engine.request_erasure(DPO, erasure_of(&subject)).await.unwrap();
     until("the purges of both values", async || answers(&kafka).await.len() == 2).await;
 
-    room.none.store(true, Ordering::SeqCst);
+    fault(&disk).store(true, Ordering::SeqCst);
     let mail = Publisher::connect(&kafka, Signer { source: "mail".to_owned(), key });
     mail.publish(answers(&kafka).await).await.unwrap();
-    let refused = room.refused.load(Ordering::SeqCst);
-    until("they are tried again", async || room.refused.load(Ordering::SeqCst) >= refused + 2).await;
-    room.none.store(false, Ordering::SeqCst);
+    let refused = disk.refused.load(Ordering::SeqCst);
+    until("they are tried again", async || disk.refused.load(Ordering::SeqCst) >= refused + 2).await;
+    fault(&disk).store(false, Ordering::SeqCst);
     until("both are taken in", async || {
         let view = engine.erasure(DPO, &erasure.erasure_id).await.unwrap();
         view.downstreams.iter().any(|one| one.downstream == "mail" && one.tokens_answered == 2)
