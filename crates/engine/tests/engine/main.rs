@@ -20,5 +20,6 @@ mod power;
 mod prove;
 mod restart;
 mod restore;
+mod slow;
 mod verbs;
 mod witness;
