@@ -217,21 +217,15 @@ pub(crate) async fn settle(house: &House, fence: EventNumber) -> Result<(), Decl
 pub(crate) async fn sweep(house: Arc<House>, mut stop: watch::Receiver<bool>) {
     let mut changes = house.state.erasure_changes.subscribe();
     loop {
-        let mut due = house.state.open_erasures();
-        let now = house.clock.now_unix_ms();
-        due.retain(|erasure| erasure.decide_completion().is_some() || erasure.decide_overdue(now).is_some());
-        let settled = stream::iter(due)
-            .map(|erasure| settle(&house, erasure.fence))
-            .buffer_unordered(ERASURES_AT_ONCE)
-            .for_each(|settled| {
-                if let Err(reason) = settled {
-                    tracing::warn!(?reason, "an erasure waits for the writer");
-                }
-                ready(())
-            });
-        tokio::select! {
-            () = settled => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+        for erasure in house.state.open_erasures() {
+            if *stop.borrow() {
+                return;
+            }
+            let due = erasure.decide_completion().is_some()
+                || erasure.decide_overdue(house.clock.now_unix_ms()).is_some();
+            if due && let Err(reason) = settle(&house, erasure.fence).await {
+                tracing::warn!(?reason, "an erasure waits for the writer");
+            }
         }
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
