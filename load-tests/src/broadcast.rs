@@ -28,7 +28,7 @@ use crate::error::LoadError;
 use crate::house::{Certs, Vault, free_ports};
 use crate::machine::measured;
 use crate::people::{CONTROLLER, Draw, PURPOSE, Place, REGISTER};
-use crate::report::{Goal, Kind};
+use crate::report::{Goal, Kind, median};
 use crate::set::Set;
 use crate::work::{Connections, Erase, Write};
 
@@ -36,6 +36,12 @@ use crate::work::{Connections, Erase, Write};
 const RATE: f64 = 100.0;
 /// Erasures that are not measured, before the others: a Java broker is slow at first.
 const WARM_UP: u32 = 200;
+/// What an erasure takes one after the other, by the clocks of vault and stores.
+const PARTS: [&str; 3] = [
+    "ms until the keys are destroyed, median",
+    "ms more until both stores have purged, median",
+    "ms more until the vault has certified it, median",
+];
 const IN_FLIGHT: usize = 64;
 /// People a call while filling.
 const FILL: u32 = 50;
@@ -86,8 +92,11 @@ impl Bench<'_> {
         for _ in 0..rounds {
             let ((figures, used), seen) = house.measure(calls).await?;
             self.report.step("RequestErasure, 100 a second, two stores", &figures, used);
-            self.report.note(ROUND_TRIP, seen.value_at_quantile(0.99) as f64, None);
-            all.add(&seen).map_err(|error| LoadError::Broken(error.to_string()))?;
+            self.report.note(ROUND_TRIP, seen.whole.value_at_quantile(0.99) as f64, None);
+            for (name, took) in PARTS.into_iter().zip(&seen.parts) {
+                self.report.alone(name, median(took));
+            }
+            all.add(&seen.whole).map_err(|error| LoadError::Broken(error.to_string()))?;
         }
         house.stop().await;
         let shares = [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0];
@@ -101,6 +110,12 @@ impl Bench<'_> {
         });
         Ok(())
     }
+}
+
+/// How long erasures took, in milliseconds: until both stores had answered, and the parts of that.
+struct Seen {
+    whole: Histogram<u64>,
+    parts: [Vec<f64>; PARTS.len()],
 }
 
 fn histogram() -> Result<Histogram<u64>, LoadError> {
@@ -141,17 +156,22 @@ impl House {
         Ok(Self { vault, stores, erase, officer, _kafka: kafka })
     }
 
-    /// `calls` erasures at the rate; how long each took until both stores had answered, in milliseconds.
-    async fn run(&self, calls: u32) -> Result<(crate::drive::Figures, Histogram<u64>), LoadError> {
+    /// `calls` erasures at the rate, and how long each took.
+    async fn run(&self, calls: u32) -> Result<(crate::drive::Figures, Seen), LoadError> {
         let load = Load { in_flight: IN_FLIGHT, pace: Pace::Open(RATE), until: Until::Calls(calls.into()) };
         let figures = drive(&self.erase, load, 0).await?;
         let called = std::mem::take(&mut *self.erase.called.lock().unwrap_or_else(PoisonError::into_inner));
         let deadline = Instant::now() + SETTLES_WITHIN;
-        let mut seen = histogram()?;
+        let mut seen = Seen { whole: histogram()?, parts: Default::default() };
         for (erasure_id, called_unix_ms) in called {
             let erasure = self.completed(&erasure_id, deadline).await?;
+            let purged = erasure.downstreams.iter().map(|one| one.answered_unix_ms).max().unwrap_or_default();
+            let steps = [called_unix_ms, erasure.keys_destroyed_unix_ms, purged, erasure.completed_unix_ms];
+            for (part, step) in seen.parts.iter_mut().zip(steps.windows(2)) {
+                part.push(step.last().zip(step.first()).map_or(0.0, |(to, from)| (to - from) as f64));
+            }
             let took = erasure.completed_unix_ms.saturating_sub(called_unix_ms);
-            seen.saturating_record(u64::try_from(took).unwrap_or_default().max(1));
+            seen.whole.saturating_record(u64::try_from(took).unwrap_or_default().max(1));
         }
         Ok((figures, seen))
     }
@@ -159,7 +179,7 @@ impl House {
     async fn measure(
         &self,
         calls: u32,
-    ) -> Result<((crate::drive::Figures, crate::machine::Used), Histogram<u64>), LoadError> {
+    ) -> Result<((crate::drive::Figures, crate::machine::Used), Seen), LoadError> {
         let ((figures, seen), used) = measured(self.vault.pid(), self.run(calls)).await?;
         Ok(((figures, used), seen))
     }
