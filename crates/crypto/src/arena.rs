@@ -2,9 +2,11 @@
 //!
 //! Many small locks would not nest (a page unlocked once is unlocked for all), so memory is mapped and locked
 //! in large chunks and handed out in places of two sizes: one key, and one opened page of the key tree. A
-//! place that comes back is wiped and used again. Free places lie in several lists, a thread keeps to its
-//! own, and takes from the others only when the chunks are used up. Then too a free place for a page is cut
-//! into keys, and neighbouring free keys are put together to a page: a rush of one kind leaves room for both.
+//! place that comes back is wiped and used again. Free places lie in several lists, and a thread keeps to its
+//! own. Where that is empty it takes from one that has plenty before it cuts new places: keys made on one
+//! thread and dropped on another would else use up the chunks. When the chunks are used up it takes from any;
+//! then too a free place for a page is cut into keys, and neighbouring free keys are put together to a page:
+//! a rush of one kind leaves room for both.
 //!
 //! A daemon calls [`reserve`] at start; from then on nothing is handed out beyond what was reserved. Without
 //! it (a test, a command line tool) memory grows as needed and is locked as far as the limit goes;
@@ -257,8 +259,8 @@ impl Arena {
         }
     }
 
-    /// A place of zeros: from the thread's own list, the chunks, other threads' lists, places of the other
-    /// size, new memory; in this order. `None` if there is none and none may be mapped.
+    /// A place of zeros: from the thread's own list, lists with plenty, the chunks, any list, places of the
+    /// other size, new memory; in this order. `None` if there is none and none may be mapped.
     fn take(&self, size: Size) -> Option<Place> {
         {
             let mut home = lock(self.home());
@@ -273,13 +275,16 @@ impl Arena {
     /// Takes several at once; what is over goes to the thread's own list before anybody else may look.
     fn take_from_afar(&self, size: Size) -> Option<Place> {
         let mut ground = lock(&self.ground);
-        let mut found = ground.cut(size);
+        let mut found = self.take_from_others(size, 2 * size.run());
         if found.is_empty() {
-            found = self.take_from_others(size);
+            found = ground.cut(size);
+        }
+        if found.is_empty() {
+            found = self.take_from_others(size, 1);
         }
         if found.is_empty() {
             found = match size {
-                Size::Key => self.take_from_others(Size::Page).into_iter().flat_map(into_keys).collect(),
+                Size::Key => self.take_from_others(Size::Page, 1).into_iter().flat_map(into_keys).collect(),
                 Size::Page => self.put_together(&ground.starts),
             };
         }
@@ -323,12 +328,12 @@ impl Arena {
         pages
     }
 
-    /// Half of the first list that has any.
-    fn take_from_others(&self, size: Size) -> Vec<Place> {
+    /// Half of the first list that has at least so many.
+    fn take_from_others(&self, size: Size, at_least: usize) -> Vec<Place> {
         for shard in &self.shards {
             let mut shard = lock(shard);
             let list = shard.list(size);
-            if !list.is_empty() {
+            if list.len() >= at_least {
                 return list.split_off(list.len() / 2);
             }
         }

@@ -35,6 +35,22 @@ fn places_are_used_again_and_counted() {
     assert_eq!(Slot::<PAGE_BYTES>::zeroed_in(arena).place.0, first);
 }
 
+/// As a value's key is: made by the thread that has the call, dropped by the one that writes.
+#[test]
+fn keys_that_one_thread_makes_and_another_drops_are_used_again() {
+    let arena = arena();
+    let (send, receive) = std::sync::mpsc::sync_channel::<Vec<Slot<KEY_BYTES>>>(0);
+    thread::scope(|scope| {
+        scope.spawn(move || receive.into_iter().for_each(drop));
+        for _ in 0..200 {
+            send.send((0..1_000).map(|_| Slot::zeroed_in(arena)).collect()).unwrap();
+        }
+        drop(send);
+    });
+    let free: usize = arena.shards.iter().map(|shard| lock(shard).keys.len()).sum();
+    assert!(free < 8_000, "{free} places for 3,000 keys at a time");
+}
+
 #[test]
 fn mapped_memory_is_locked_undumpable_and_empty_after_a_fork() {
     let slot = Slot::<KEY_BYTES>::zeroed_in(arena());

@@ -23,8 +23,9 @@ use super::log::lock;
 use crate::records::{Batch, Records};
 use crate::{Answer, StoreError};
 
-/// What sled may keep of its pages in memory, by its own count. The kernel's page cache has the rest.
-const CACHE_BYTES: u64 = 4 << 20;
+/// What sled may keep of its pages in memory, by its own count, which leaves out much; one page in each of its 256
+/// shards stays whatever its size. The kernel's page cache has the rest.
+const CACHE_BYTES: u64 = 1 << 20;
 /// How often a record that was read is touched. sled counts touches 64 at a time in each of 256 shards, and what it
 /// has not counted it does not let go: 16,384 pages of 8 to 16 records, were each touched once. So often touched, they
 /// are a quarter, for a microsecond or two a read.
