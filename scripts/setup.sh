@@ -118,7 +118,7 @@ rust_needs() {
 look() {
     echo "What this machine has for $PURPOSE:"
     rust_needs
-    command_for cc "compiles librdkafka, ring, zstd" build-essential
+    command_for cc "compiles librdkafka, ring, zstd, jemalloc" build-essential
     command_for c++ "librdkafka's build asks for it; compiles libFuzzer" build-essential
     command_for pkg-config "finds the libraries below" pkg-config
     library_for openssl "TLS to Kafka" libssl-dev

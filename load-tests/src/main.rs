@@ -53,7 +53,7 @@ use work::{Read, Server};
 
 /// As the vault: echo and generator must not lose by their allocator.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Values in the small, the main and the large set.
 const VALUES: [u32; 3] = [10_000, 1_000_000, 10_000_000];

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use cloakroom_downstream::daemon::launch;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     launch("cloakroom-affiliate", env!("CARGO_PKG_VERSION"), cloakroom_affiliate::run)

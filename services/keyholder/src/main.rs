@@ -14,7 +14,7 @@ use cloakroom_runtime::shutdown::Shutdown;
 use cloakroom_runtime::telemetry::Telemetry;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The command line or the configuration cannot be used.
 const USAGE_EXIT_CODE: u8 = 2;

@@ -15,7 +15,7 @@ use cloakroom_vault::config::{Config, Source, VARIABLE_PREFIX};
 use cloakroom_vault::{Ended, start};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The command line or the configuration cannot be used.
 const USAGE_EXIT_CODE: u8 = 2;
