@@ -31,7 +31,7 @@ pub enum HardenError {
 /// No core dumps (RLIMIT_CORE 0, for children too), not dumpable (so no other process of the same user can
 /// attach or read its memory), and a look at swap. Afterwards /proc/self belongs to root: open files counted
 /// there (`/proc/self/fd`) are no longer readable for an ordinary user, even the process itself. No huge pages
-/// either: the allocator asks for them, and each makes 2 MiB resident for one value in it.
+/// either: where the system gives them unasked, each makes 2 MiB resident for one value in it.
 ///
 /// # Errors
 /// [`HardenError`]; a daemon does not start then.

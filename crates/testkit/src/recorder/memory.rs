@@ -8,7 +8,7 @@ use std::path::Path;
 /// At once, so that a large mapping needs no copy of its own size.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// A page that holds nothing but zeros tells nothing: an allocator's reserve is a gigabyte of them.
+/// A page that holds nothing but zeros tells nothing: an allocator may reserve a gigabyte of them.
 const PAGE_BYTES: usize = 4_096;
 
 /// A mapping of a process.
