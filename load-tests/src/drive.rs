@@ -95,6 +95,17 @@ impl Figures {
         self.sent as f64 * self.items as f64 / (self.calls as f64).max(1.0)
     }
 
+    /// Takes in what a later part of the same load measured.
+    pub(crate) fn add(&mut self, part: &Self) -> Result<(), LoadError> {
+        self.sent = self.sent.saturating_add(part.sent);
+        self.calls = self.calls.saturating_add(part.calls);
+        self.items = self.items.saturating_add(part.items);
+        self.seconds += part.seconds;
+        merged(&mut self.latency, &part.latency)?;
+        merged(&mut self.late, &part.late)?;
+        merged(&mut self.refused, &part.refused)
+    }
+
     /// Calls sent away, of a hundred.
     pub(crate) fn refused_percent(&self) -> f64 {
         let refused = self.refused.len() as f64;
@@ -297,10 +308,14 @@ impl Tally {
     fn merge(&mut self, other: &Self) -> Result<(), LoadError> {
         self.sent = self.sent.saturating_add(other.sent);
         self.last = self.last.max(other.last);
-        let added = self.latency.add(&other.latency).and_then(|()| self.late.add(&other.late));
-        let added = added.and_then(|()| self.refused.add(&other.refused));
-        added.map_err(|error| LoadError::Broken(error.to_string()))
+        merged(&mut self.latency, &other.latency)?;
+        merged(&mut self.late, &other.late)?;
+        merged(&mut self.refused, &other.refused)
     }
+}
+
+fn merged(all: &mut Histogram<u64>, part: &Histogram<u64>) -> Result<(), LoadError> {
+    all.add(part).map_err(|error| LoadError::Broken(error.to_string()))
 }
 
 #[cfg(test)]
@@ -360,6 +375,16 @@ mod tests {
         let figures = drive(&work, load, 1).await.unwrap();
         assert_eq!((figures.calls, work.calls.load(Ordering::SeqCst)), (1000, 1000));
         assert!(figures.rate() > 0.0);
+    }
+
+    #[tokio::test]
+    async fn parts_of_a_load_add_up() {
+        let load = |calls| Load { in_flight: 3, pace: Pace::Closed, until: Until::Calls(calls) };
+        let mut all = drive(&stalling(0), load(1000), 1).await.unwrap();
+        let (first, later) = (all.seconds, drive(&stalling(200), load(500), 2).await.unwrap());
+        all.add(&later).unwrap();
+        assert_eq!((all.sent, all.calls, all.items, all.latency.len()), (1500, 1500, 3000, 1500));
+        assert_eq!((all.seconds, all.latency.max()), (first + later.seconds, later.latency.max()));
     }
 
     #[tokio::test]

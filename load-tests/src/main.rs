@@ -153,6 +153,7 @@ struct DriveArgs {
     /// Calls a second, latencies counted from when they were due [default: as fast as it goes]
     #[arg(long)]
     rate: Option<f64>,
+    /// How long it is measured; erase ends once nine of ten people are erased
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
 }
@@ -259,11 +260,9 @@ async fn run_drive(arguments: DriveArgs) -> Result<(), LoadError> {
             Verb::Tokenize => stock.write((arguments.batch / 3).max(1), load, 1).await,
             Verb::Mixed => {
                 let part = Load { until: Until::Time(seconds_of(arguments.seconds / PARTS as f64)?), ..load };
-                let (mut number, mut sent) = (0, 0);
-                loop {
-                    number += 1;
+                let mut all: Option<Figures> = None;
+                for number in 1..=PARTS {
                     let figures = stock.mixed(part, number).await?;
-                    sent += figures.sent;
                     let memory = machine::resident_bytes(pid)? >> 20;
                     let files = machine::open_files(pid)?;
                     let disk = machine::disk_bytes(&folder.path().join("vault"))? >> 20;
@@ -274,12 +273,13 @@ async fn run_drive(arguments: DriveArgs) -> Result<(), LoadError> {
                         figures.latency_ms(0.5),
                         figures.latency_ms(0.99),
                     ));
-                    if number == PARTS {
-                        break Ok(Figures { sent, ..figures }); // the processor time is of all parts
+                    match &mut all {
+                        Some(all) => all.add(&figures)?,
+                        None => all = Some(figures),
                     }
                 }
+                all.ok_or_else(|| LoadError::Broken("a load of no parts".to_owned()))
             }
-            // As many as there are people for.
             Verb::Erase => {
                 let until = Until::Calls(set::Set::erasable(stock.set.people()) as u64);
                 stock.erase(Load { until, ..load }, 1).await

@@ -1,10 +1,11 @@
-//! Reads while the disk or the root holder takes its time.
+//! Reads, and a stop, while the disk or the root holder takes its time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cloakroom_core::ids::{CommitPosition, RootId, TreeId};
+use cloakroom_engine::Engine;
 use cloakroom_engine::open::Layers;
 use cloakroom_keytree::{HolderError, OwnerNumber, RootHolder};
 use cloakroom_store::embedded::EmbeddedLog;
@@ -28,6 +29,16 @@ impl Brake {
         let mut on = self.on.subscribe();
         self.held.fetch_add(u64::from(*on.borrow()), Ordering::SeqCst);
         on.wait_for(|on| !on).await.unwrap();
+    }
+
+    async fn holds_more_than(&self, held: u64, what: &str) {
+        let reached = async {
+            while self.held.load(Ordering::SeqCst) == held {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let reached = tokio::time::timeout(DEADLINE, reached).await;
+        reached.unwrap_or_else(|_| panic!("no write came to the {what}"));
     }
 
     fn hold<'a, T>(&'a self, work: impl FnOnce() -> Answer<'a, T> + Send + 'a) -> Answer<'a, T>
@@ -140,14 +151,7 @@ async fn reads_wait_for_no_write_that_the_disk_or_the_root_holder_holds_up() {
                 tokenize(&engine, "", vec![item(new("late"), "email", "late@example.com")]).await.remove(0)
             })
         };
-        let reached = async {
-            while brake.held.load(Ordering::SeqCst) == held {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, reached)
-            .await
-            .unwrap_or_else(|_| panic!("no write came to the {what}"));
+        brake.holds_more_than(held, what).await;
         for (token, email) in &known {
             let answer = tokio::time::timeout(DEADLINE, read(&engine, token)).await;
             assert_eq!(answer.unwrap_or_else(|_| panic!("a read waits for the {what}")).as_ref(), Ok(email));
@@ -156,5 +160,44 @@ async fn reads_wait_for_no_write_that_the_disk_or_the_root_holder_holds_up() {
         writing.await.unwrap().unwrap();
         assert!(read(&engine, &token).await.is_err(), "erased, late");
     }
+    engine.close().await;
+}
+
+/// However many there are: each takes a sync of its own, and the next life goes on with the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_waits_for_the_erasure_in_hand_not_for_all_that_are_due() {
+    const ERASURES: u64 = 8;
+    let (house, brakes) = (House::new(), Brakes::default());
+    let engine = house.open_over(&mut &brakes).await.unwrap();
+    engine.apply_register(ADMIN, &register(SEE), false).await.unwrap();
+    for number in 0..ERASURES {
+        let (subject, ..) = person(&engine, &format!("late-{number}@example.com"), "Late").await;
+        engine.request_erasure(DPO, erasure_of(&subject)).await.unwrap(); // nobody is there to purge
+    }
+    let overdue = |engine: &Engine| engine.figures().overdue_erasures;
+    assert_eq!(overdue(&engine), 0);
+
+    let held = brakes.log.held.load(Ordering::SeqCst);
+    brakes.log.on.send_replace(true);
+    house.clock.advance_ms(1000 * 86_400_000);
+    brakes.log.holds_more_than(held, "log").await;
+    let mut stopping = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.close().await }
+    });
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut stopping).await;
+    assert!(early.is_err(), "the stop waits for what is being written");
+    brakes.log.on.send_replace(false);
+    stopping.await.unwrap();
+    assert_eq!(overdue(&engine), 1);
+    drop(engine);
+
+    let engine = house.open().await;
+    let all = async {
+        while overdue(&engine) < ERASURES {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, all).await.expect("the next life goes on with the rest");
     engine.close().await;
 }
