@@ -56,6 +56,18 @@ pub(crate) fn about(kind: u8, number: EventNumber) -> Vec<u8> {
     key(kind, &number.0.to_be_bytes())
 }
 
+/// What a record of kind `h` says: an aggregate and its newest event.
+pub(crate) fn head(key: &[u8], value: &[u8]) -> Option<(EventNumber, EventNumber)> {
+    let aggregate = parse(key.strip_prefix(b"h")?).ok()?;
+    Some((EventNumber(aggregate), EventNumber(parse(value).ok()?)))
+}
+
+/// Whether a record comes of the log alone. What idempotency keys led to goes with their day's key, and the
+/// announcer and the tree have records of their own.
+pub(crate) fn is_replayed(key: &[u8]) -> bool {
+    !matches!(key.first(), Some(b'i' | b'n' | b't' | b'v'))
+}
+
 /// The key of one erasure in the list of its controller.
 pub(crate) fn listed(controller: &str, fence: EventNumber) -> Vec<u8> {
     [&prefix(b'a', controller)[..], &fence.0.to_be_bytes()].concat()

@@ -1,23 +1,16 @@
-//! How the vault stands, and whether its log is what it should be.
+//! How the vault stands.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cloakroom_bus::topics;
-use cloakroom_core::ids::{EventNumber, StartId};
-use cloakroom_core::merkle::{self, Growing};
 use cloakroom_core::refusal::CallRefusal;
-use cloakroom_crypto::{arena, hash};
-use cloakroom_store::{Frame, FrameHash, Log};
-use data_encoding::{BASE64, HEXLOWER};
+use cloakroom_crypto::arena;
 
-use crate::access::NamedFiles;
+use crate::EngineError;
 use crate::house::House;
 use crate::keys::KeysView;
-use crate::prune::pruned_slot;
-use crate::{EngineError, codec, projection};
 
 /// How the vault stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,28 +43,8 @@ pub struct Status {
     pub checks: BTreeMap<String, String>,
 }
 
-/// What a replay of the whole log found.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct LogVerdict {
-    /// Events read.
-    pub events: u64,
-    /// Frames read.
-    pub frames: u64,
-    /// SHA-256 over all leaf hashes in order, in hex.
-    pub digest: String,
-    /// The root of the Merkle tree (RFC 6962) over the events read, in base64.
-    pub root: String,
-    /// Values among them whose ciphertext was pruned: their hashes are as kept, no more can be said.
-    pub pruned: u64,
-    /// None if all is well.
-    pub problems: Vec<String>,
-}
-
 /// A broker that says nothing for so long counts as away.
 const KAFKA_ANSWERS_WITHIN: Duration = Duration::from_secs(3);
-
-/// More problems than this are not listed.
-const PROBLEMS_MAX: usize = 100;
 
 fn holder_check(keys: &KeysView) -> String {
     match (keys.left.first(), keys.trouble.as_str()) {
@@ -183,122 +156,5 @@ impl House {
             return Ok(());
         }
         Err(CallRefusal::Forbidden("this takes a role with a controller".to_owned()))
-    }
-
-    /// Reads every frame: numbers, hashes, leaves, events, chains, and the projections against a replay; and every
-    /// file of the access log that an event names.
-    pub(crate) async fn verify_log(&self, principal: &str) -> Result<LogVerdict, CallRefusal> {
-        self.may_operate(principal)?;
-        self.replay_all().await.map_err(|error| error.for_call())
-    }
-
-    async fn replay_all(&self) -> Result<LogVerdict, EngineError> {
-        let end = *self.state.events.borrow();
-        let mut verdict = LogVerdict::default();
-        let (mut leaves, mut tree) = (hash::Sum::default(), Growing::default());
-        let mut access_files = NamedFiles::default();
-        let mut expected: BTreeMap<Vec<u8>, Option<bytes::Bytes>> = BTreeMap::new();
-        let (mut at, mut previous, mut newest_start) = (1_u64, [0; 32], None::<StartId>);
-        let read = |at| tokio::spawn(hashed(Arc::clone(&self.log), EventNumber(at)));
-        let mut ahead = read(at);
-        while at <= end {
-            let Some((frame, frame_hash, hashes)) = ahead.await.map_err(|_| EngineError::Stopped)?? else {
-                verdict.problem(format!("event {at} is missing"));
-                break;
-            };
-            ahead = read(frame.first_event.0.saturating_add(frame.events.len().max(1) as u64));
-            verdict.frames = verdict.frames.saturating_add(1);
-            if frame.previous_hash != previous
-                || frame.at.number != verdict.frames
-                || frame.first_event.0 != at
-            {
-                verdict.problem(format!("frame {} does not follow the one before", frame.at.number));
-            }
-            let kept = self.log.leaves(frame.first_event, frame.events.len()).await?;
-            let mut events = vec![];
-            for (place, bytes) in frame.events.iter().enumerate() {
-                let number = EventNumber(at.saturating_add(place as u64));
-                let kept = kept.get(place).copied().unwrap_or_default();
-                let mut leaf = hashes.get(place).copied().unwrap_or_default();
-                match codec::decode(number, bytes.clone()) {
-                    Ok(event) => {
-                        if let Some(slot) = pruned_slot(&event.body) {
-                            leaf = kept;
-                            verdict.pruned = verdict.pruned.saturating_add(1);
-                            if self.tree.with_key(slot, |_| ()).await?.is_some() {
-                                verdict.problem(format!("event {} was pruned and its key lives", number.0));
-                            }
-                        }
-                        access_files.read(number, &event.body);
-                        events.push(event);
-                    }
-                    Err(error) => verdict.problem(error.to_string()),
-                }
-                if kept != leaf {
-                    verdict.problem(format!("event {} does not have the leaf hash that was kept", number.0));
-                }
-                leaves.add(&leaf);
-                tree.push(leaf, hash::node, |_, _| ());
-            }
-            for (key, value) in projection::changes(&frame, &events, newest_start).changes {
-                expected.insert(key, value);
-            }
-            verdict.events = verdict.events.saturating_add(frame.events.len() as u64);
-            at = at.saturating_add(frame.events.len().max(1) as u64);
-            previous = frame_hash;
-            newest_start = Some(frame.at.start);
-        }
-        verdict.digest = HEXLOWER.encode(&leaves.finish());
-        let root = tree.root(hash::node).unwrap_or_else(hash::empty);
-        verdict.root = BASE64.encode(&root);
-        if self.root_at(tree.size()).await? != Some(root) {
-            verdict.problem("the Merkle tree that is served is not that of the events".to_owned());
-        }
-        self.compare_access(&access_files).await?.into_iter().for_each(|problem| verdict.problem(problem));
-        // A log that grew meanwhile has newer projections: only a log at rest can be compared.
-        if *self.state.events.borrow() == end {
-            self.compare(expected, end, &mut verdict).await?;
-        }
-        Ok(verdict)
-    }
-
-    async fn compare(
-        &self,
-        expected: BTreeMap<Vec<u8>, Option<bytes::Bytes>>,
-        end: u64,
-        verdict: &mut LogVerdict,
-    ) -> Result<(), EngineError> {
-        let mut differing = vec![];
-        for (key, value) in expected {
-            // Idempotency records go with their day's key.
-            if !key.starts_with(b"i") && self.projections.get(&key).await? != value {
-                differing.push(key);
-            }
-        }
-        if *self.state.events.borrow() == end {
-            for key in differing {
-                let kind = key.first().copied().map_or(' ', char::from);
-                verdict.problem(format!("a projection of kind {kind} differs from the log"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The frame of an event with its hash, and the hashes of its events.
-async fn hashed(
-    log: Arc<dyn Log>,
-    number: EventNumber,
-) -> Result<Option<(Frame, FrameHash, Vec<merkle::Hash>)>, EngineError> {
-    let Some((frame, frame_hash)) = log.frame_of(number).await? else { return Ok(None) };
-    let hashes = frame.events.iter().map(|event| hash::leaf(event)).collect();
-    Ok(Some((frame, frame_hash, hashes)))
-}
-
-impl LogVerdict {
-    fn problem(&mut self, what: String) {
-        if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(what);
-        }
     }
 }

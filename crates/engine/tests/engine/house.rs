@@ -11,6 +11,7 @@ use cloakroom_engine::{
     DetokenizeRequest, Engine, ErasureRequest, FileHolder, GateReason, Opened, Options, Plaintext,
     SubjectRef, TokenizeItem, TokenizeRequest, Tokenized, Who,
 };
+use cloakroom_store::Records;
 
 use crate::graph::Graph;
 
@@ -211,4 +212,14 @@ pub(crate) fn copy(from: &Path, to: &Path) {
         }
     }
     std::fs::set_permissions(to, std::fs::metadata(from).unwrap().permissions()).unwrap();
+}
+
+/// Keeps hold of the projections.
+#[derive(Default)]
+pub(crate) struct Watched(pub(crate) Option<Arc<dyn Records>>);
+
+impl Layers for Watched {
+    fn projections(&mut self, projections: Arc<dyn Records>) -> Arc<dyn Records> {
+        Arc::clone(self.0.insert(projections))
+    }
 }

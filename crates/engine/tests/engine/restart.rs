@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use cloakroom_core::refusal::Code;
 use cloakroom_engine::GateReason;
 use cloakroom_store::embedded::EmbeddedRecords;
 use cloakroom_store::{Batch, Records};
 
-use crate::house::{ADMIN, DPO, House, copy, erasure_of, item, new, person, read, tokenize};
+use crate::house::{ADMIN, DPO, House, Watched, copy, erasure_of, item, new, person, read, tokenize};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_is_there_after_a_restart() {
@@ -185,5 +186,49 @@ async fn each_lock_alone_keeps_a_second_daemon_out_and_nothing_is_touched() {
     }
     let engine = house.open().await;
     assert_eq!(read(&engine, &email).await.unwrap(), "ada@example.com");
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projection_that_is_changed_missing_or_too_many_is_found() {
+    let house = House::new();
+    house.ready().await.close().await;
+    let mut watched = Watched::default();
+    let engine = house.open_over(&mut watched).await.unwrap();
+    let projections = watched.0.unwrap();
+    let (subject, ..) = person(&engine, "ada@example.com", "Ada").await;
+    person(&engine, "grace@example.com", "Grace").await;
+    engine.request_erasure(DPO, erasure_of(&subject)).await.unwrap();
+    let problems = async || engine.verify_log(ADMIN).await.unwrap().problems;
+    assert_eq!(problems().await, Vec::<String>::new());
+
+    let changed = async |key: &[u8], value: Option<&[u8]>| {
+        let mut batch = Batch::default();
+        batch.changes.push((key.to_vec(), value.map(Bytes::copy_from_slice)));
+        projections.apply(batch).await.unwrap();
+    };
+    for kind in [b'h', b'o', b'a', b'c', b'u', b's', b'x', b'p'] {
+        let (key, value) = projections.scan(&[kind], None, 1).await.unwrap().remove(0);
+        let another = [&value[..], b"?"].concat();
+        let one = [format!("1 projections of kind {} differ from the log", char::from(kind))];
+        changed(&key, None).await;
+        assert_eq!(problems().await, one, "missing");
+        changed(&key, Some(&value)).await;
+        let more = [&[kind][..], b"more"].concat();
+        changed(&more, Some(&value)).await;
+        assert_eq!(problems().await, one, "too many");
+        changed(&more, None).await;
+        changed(&key, Some(&another)).await;
+        let differing = problems().await;
+        assert!(differing.len() == 1 && differing[0].contains(&format!("of kind {} ", char::from(kind))));
+        changed(&key, Some(&value)).await;
+    }
+    // The newest event of a person, taken for an older one.
+    let (key, value) = projections.scan(b"h", None, 1).await.unwrap().remove(0);
+    let newest = u64::from_be_bytes(value[..].try_into().unwrap());
+    changed(&key, Some(&(newest - 1).to_be_bytes())).await;
+    assert_eq!(problems().await, ["1 projections of kind h differ from the log"]);
+    changed(&key, Some(&value)).await;
+    assert_eq!(problems().await, Vec::<String>::new());
     engine.close().await;
 }

@@ -1,15 +1,12 @@
 //! Each verb, and what it must refuse.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cloakroom_core::refusal::{CallRefusal, Code};
-use cloakroom_engine::open::Layers;
 use cloakroom_engine::{DetokenizeRequest, Engine, Fact, Plaintext, TokenState, Who};
-use cloakroom_store::Records;
 
 use crate::house::{
-    DPO, House, MAIL, ORDERS, SEE, SUPPORT, erasure_of, item, known, new, person, read, tokenize,
+    DPO, House, MAIL, ORDERS, SEE, SUPPORT, Watched, erasure_of, item, known, new, person, read, tokenize,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,20 +101,11 @@ async fn a_repeat_gets_the_same_answer_and_another_body_a_conflict() {
     engine.close().await;
 }
 
-/// Keeps hold of the projections.
-struct Watched(Option<Arc<dyn Records>>);
-
-impl Layers for Watched {
-    fn projections(&mut self, projections: Arc<dyn Records>) -> Arc<dyn Records> {
-        Arc::clone(self.0.insert(projections))
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_remembered_under_a_dead_day_key_is_taken_away() {
     let house = House::new();
     house.ready().await.close().await;
-    let mut watched = Watched(None);
+    let mut watched = Watched::default();
     let engine = house.open_over(&mut watched).await.unwrap();
     let projections = watched.0.unwrap();
     let remembered = async || projections.scan(b"i", None, 10).await.unwrap().len();
